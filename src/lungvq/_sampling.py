@@ -1,0 +1,87 @@
+"""Interpolation in index space: the few compiled loops everything that resamples goes through."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+_HALF = 0.5  # a voxel reaches half a step beyond its centre: up to there the edge value holds
+
+
+@numba.njit(inline="always")
+def _linear(array, z, y, x, fill):
+    nz, ny, nx = array.shape
+    if not (-_HALF <= z <= nz - _HALF and -_HALF <= y <= ny - _HALF and -_HALF <= x <= nx - _HALF):
+        return fill
+    z = min(max(z, 0.0), nz - 1.0)
+    y = min(max(y, 0.0), ny - 1.0)
+    x = min(max(x, 0.0), nx - 1.0)
+    k, j, i = int(z), int(y), int(x)
+    fz, fy, fx = z - k, y - j, x - i
+    k1, j1, i1 = min(k + 1, nz - 1), min(j + 1, ny - 1), min(i + 1, nx - 1)
+    a = array[k, j, i] * (1 - fx) + array[k, j, i1] * fx
+    b = array[k, j1, i] * (1 - fx) + array[k, j1, i1] * fx
+    c = array[k1, j, i] * (1 - fx) + array[k1, j, i1] * fx
+    d = array[k1, j1, i] * (1 - fx) + array[k1, j1, i1] * fx
+    return (a * (1 - fy) + b * fy) * (1 - fz) + (c * (1 - fy) + d * fy) * fz
+
+
+@numba.njit(parallel=True, cache=True)
+def resample_linear(array, to_index, shape, fill):
+    """Trilinear values of `array` at every index of a new grid.
+
+    Parameters
+    ----------
+    array : ndarray, shape (K, J, I)
+    to_index : ndarray, shape (3, 4), float64
+        Takes a homogeneous index of the new grid to an index of `array`.
+    shape : tuple of 3 ints
+        Of the new grid.
+    fill : float
+        Value beyond the outer faces of `array`'s voxels.
+
+    Returns
+    -------
+    ndarray of float32, shape `shape`
+    """
+    out = np.empty(shape, np.float32)
+    m = to_index
+    for k in numba.prange(shape[0]):
+        for j in range(shape[1]):
+            z = m[0, 0] * k + m[0, 1] * j + m[0, 3]
+            y = m[1, 0] * k + m[1, 1] * j + m[1, 3]
+            x = m[2, 0] * k + m[2, 1] * j + m[2, 3]
+            for i in range(shape[2]):
+                out[k, j, i] = _linear(array, z + m[0, 2] * i, y + m[1, 2] * i, x + m[2, 2] * i, fill)
+    return out
+
+
+@numba.njit(parallel=True, cache=True)
+def resample_nearest(array, to_index, shape, fill):
+    """As `resample_linear`, but the value of the nearest voxel, in the type of `array`."""
+    out = np.empty(shape, array.dtype)
+    m = to_index
+    nz, ny, nx = array.shape
+    for k in numba.prange(shape[0]):
+        for j in range(shape[1]):
+            z = m[0, 0] * k + m[0, 1] * j + m[0, 3]
+            y = m[1, 0] * k + m[1, 1] * j + m[1, 3]
+            x = m[2, 0] * k + m[2, 1] * j + m[2, 3]
+            for i in range(shape[2]):
+                a = int(np.floor(z + m[0, 2] * i + 0.5))
+                b = int(np.floor(y + m[1, 2] * i + 0.5))
+                c = int(np.floor(x + m[2, 2] * i + 0.5))
+                if 0 <= a < nz and 0 <= b < ny and 0 <= c < nx:
+                    out[k, j, i] = array[a, b, c]
+                else:
+                    out[k, j, i] = fill
+    return out
+
+
+@numba.njit(parallel=True, cache=True)
+def sample_linear(array, index, fill):
+    """Trilinear values of `array` at `index`, shape (N, 3) in (k, j, i); float32, shape (N,)."""
+    out = np.empty(index.shape[0], np.float32)
+    for n in numba.prange(index.shape[0]):
+        out[n] = _linear(array, index[n, 0], index[n, 1], index[n, 2], fill)
+    return out
