@@ -1,0 +1,222 @@
+"""What a finished case is made of: the one value that the report, the files and the API share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from lungvq.findings import Finding, Severity, worst
+from lungvq.volume import Grid, Volume
+
+__all__ = ["MAPS", "CaseResult", "MapSpec", "ScanSummary"]
+
+
+@dataclass(frozen=True)
+class MapSpec:
+    """How a map is named, measured and shown.
+
+    Parameters
+    ----------
+    title, unit : str
+        For people: ``"Ventilation"``, ``"mL air per mL lung"``.
+    method : str
+        Identifier of the estimator with its version, as in ``metrics.csv``.
+    meaning : str
+        One sentence on what the values are.
+    scale : str
+        ``"sequential"``, ``"diverging"`` (about 0 or, for ratios, 1) or ``"classes"``.
+    limits : tuple of float or None
+        Fixed display limits; None: from 0 to twice the lung mean.
+    """
+
+    title: str
+    unit: str
+    method: str
+    meaning: str
+    scale: str = "sequential"
+    limits: tuple[float, float] | None = None
+
+
+MAPS: dict[str, MapSpec] = {
+    "ventilation": MapSpec(
+        "Ventilation",
+        "mL air per mL lung",
+        "air_gain@1",
+        "Air gained on breathing in per mL of expiratory lung, J F_insp - F_exp.",
+    ),
+    "ventilation_jacobian": MapSpec(
+        "Ventilation, Jacobian",
+        "mL per mL lung",
+        "jacobian@1",
+        "Volume gained per mL of expiratory lung, J - 1: geometry alone.",
+    ),
+    "ventilation_hu": MapSpec(
+        "Ventilation, density",
+        "mL per mL lung",
+        "hu_ratio@1",
+        "Volume gained as the density ratio says, k rho_exp / rho_insp - 1.",
+    ),
+    "ventilation_se": MapSpec(
+        "Ventilation, standard error",
+        "mL air per mL lung",
+        "air_gain@1",
+        "Standard error of the ventilation map.",
+    ),
+    "perfusion": MapSpec(
+        "Perfusion",
+        "relative to the lung mean",
+        "blood_mass@1",
+        "Relative blood mass of vessel-suppressed parenchyma; a surrogate of blood flow.",
+    ),
+    "perfusion_se": MapSpec(
+        "Perfusion, standard error",
+        "relative to the lung mean",
+        "blood_mass@1",
+        "Standard error of the perfusion map.",
+    ),
+    "perfusion_ctp": MapSpec(
+        "Apparent mass change",
+        "g per mL lung",
+        "mass_change@1",
+        "Mass gained on breathing in per mL of expiratory lung, J rho_insp - rho_exp, signed.",
+        "diverging",
+        (-0.1, 0.1),
+    ),
+    "perfusion_ctp_se": MapSpec(
+        "Apparent mass change, standard error",
+        "g per mL lung",
+        "mass_change@1",
+        "Standard error of the mass change.",
+    ),
+    "jacobian": MapSpec(
+        "Jacobian",
+        "mL per mL",
+        "jacobian@1",
+        "Inspiratory volume per unit of expiratory volume.",
+        "diverging",
+    ),
+    "vq_log2": MapSpec(
+        "V/Q",
+        "log2, 0 = lung mean",
+        "vq_log2@1",
+        "log2 of ventilation over perfusion, each relative to its lung mean.",
+        "diverging",
+        (-2.0, 2.0),
+    ),
+    "vq_class": MapSpec(
+        "V/Q class",
+        "1 normal, 2 dead space, 3 shunt-like, 4 matched defect",
+        "mean60@1",
+        "Ventilation and perfusion above or below 60 % of their lung means.",
+        "classes",
+    ),
+    "prm": MapSpec(
+        "PRM",
+        "1 normal, 2 fSAD, 3 emphysema, 4 emptying emphysema",
+        "prm@1",
+        "Parametric response map: -950 HU on inspiration, -856 HU on expiration.",
+        "classes",
+    ),
+    "registration_confidence": MapSpec(
+        "Registration confidence",
+        "0 to 1",
+        "local_correlation@1",
+        "Local correlation of the two scans after registration.",
+        limits=(0.0, 1.0),
+    ),
+}
+"""Every map a run writes, in the order of the contract."""
+
+
+@dataclass(frozen=True)
+class ScanSummary:
+    """Which scan was used for which breath-hold, and what is known about it.
+
+    `facts` are plain values for people and for ``run.json``: file, format, size, spacing, thickness, kernel …
+    """
+
+    role: str  # "inspiration" or "expiration"
+    name: str
+    sha256: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """Everything a run found out about one patient.
+
+    All volumes but `insp*` lie on the expiration grid, in canonical axis order and cropped to the lungs with
+    a margin; `exp_grid` is the uncropped canonical grid and `exp_codes` the axis order of the input file.
+
+    Parameters
+    ----------
+    case : str
+        Name of the case.
+    exp, insp_on_exp : Volume
+        Expiration, and inspiration carried onto it; int16, HU.
+    lungs_exp, lobes_exp : Volume
+        Labels.
+    maps : dict of str to Volume
+        Keyed as `MAPS`; NaN (0 for classes) where undefined.
+    insp, lungs_insp, lobes_insp, airways_insp, vessels_insp : Volume
+        On the inspiration grid (canonical, uncropped).
+    displacement : Volume
+        shape (K, J, I, 3), mm, LPS, on its own grid.
+    metrics : DataFrame
+        The tidy table of ``metrics.csv``.
+    findings : tuple of Finding
+        What was checked and how it ended.
+    registration : dict
+        Quality numbers, keyed ``left``, ``right``, ``both``.
+    settings, versions : dict
+        Plain values: parameters of every stage, and software.
+    timings : list of (stage, seconds)
+    banner : str
+        A sentence every page must carry, such as an override; empty where there is none.
+    """
+
+    case: str
+    scans: tuple[ScanSummary, ScanSummary]
+    exp: Volume
+    insp_on_exp: Volume
+    lungs_exp: Volume
+    lobes_exp: Volume
+    maps: dict[str, Volume]
+    insp: Volume
+    lungs_insp: Volume
+    lobes_insp: Volume
+    airways_insp: Volume
+    vessels_insp: Volume
+    displacement: Volume
+    exp_grid: Grid
+    exp_codes: str
+    insp_codes: str
+    metrics: pd.DataFrame
+    findings: tuple[Finding, ...]
+    registration: dict[str, dict[str, float]]
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    timings: list[tuple[str, float]]
+    banner: str = ""
+
+    @property
+    def status(self) -> Severity:
+        """The worst of all findings."""
+        return worst(self.findings)
+
+    def withheld(self, what: str) -> bool:
+        """Whether a FAIL touches `what`: a map's name, ``lobes``, a region, or everything."""
+        return any(
+            f.severity is Severity.FAIL and (what in f.touches or "all" in f.touches) for f in self.findings
+        )
+
+    def metric(self, region: str, name: str) -> float:
+        """The default value of one metric in one region; NaN where it is undefined."""
+        rows = self.metrics[
+            (self.metrics["region"] == region)
+            & (self.metrics["metric"] == name)
+            & (self.metrics["is_default"] == 1)
+        ]
+        return float(rows["value"].iloc[0]) if len(rows) else float("nan")
