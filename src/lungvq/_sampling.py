@@ -85,3 +85,77 @@ def sample_linear(array, index, fill):
     for n in numba.prange(index.shape[0]):
         out[n] = _linear(array, index[n, 0], index[n, 1], index[n, 2], fill)
     return out
+
+
+@numba.njit(parallel=True, cache=True)
+def resample_where(array, to_index, labels, label, out):
+    """Write into `out`, where `labels` equals `label`, the trilinear values of `array`.
+
+    `to_index` takes an index of `labels` (and `out`, same shape) to one of `array`; beyond `array` its edge
+    value holds.
+    """
+    m = to_index
+    nz, ny, nx = array.shape
+    for k in numba.prange(labels.shape[0]):
+        for j in range(labels.shape[1]):
+            for i in range(labels.shape[2]):
+                if labels[k, j, i] == label:
+                    z = m[0, 0] * k + m[0, 1] * j + m[0, 2] * i + m[0, 3]
+                    y = m[1, 0] * k + m[1, 1] * j + m[1, 2] * i + m[1, 3]
+                    x = m[2, 0] * k + m[2, 1] * j + m[2, 2] * i + m[2, 3]
+                    z = min(max(z, 0.0), nz - 1.0)
+                    y = min(max(y, 0.0), ny - 1.0)
+                    x = min(max(x, 0.0), nx - 1.0)
+                    out[k, j, i] = _linear(array, z, y, x, np.float32(0))
+
+
+@numba.njit(parallel=True, cache=True)
+def warp(moving, world_to_moving, field, to_field, to_world, shape, fill):
+    """Carry `moving` onto a grid through a displacement field, by trilinear interpolation.
+
+    Parameters
+    ----------
+    moving : ndarray, shape (K, J, I)
+    world_to_moving : ndarray, shape (3, 4)
+        LPS mm to index of `moving`.
+    field : ndarray, shape (K', J', I', 3), float32
+        Displacement in mm, (x, y, z) in LPS.
+    to_field, to_world : ndarray, shape (3, 4)
+        Index of the new grid to index of `field`, and to LPS mm.
+    shape : tuple of 3 ints
+    fill : float
+        Value where the field or `moving` does not reach.
+
+    Returns
+    -------
+    ndarray of float32, shape `shape`
+    """
+    out = np.empty(shape, np.float32)
+    f, w, m = to_field, to_world, world_to_moving
+    nz, ny, nx = field.shape[:3]
+    for k in numba.prange(shape[0]):
+        p = np.empty(3)
+        for j in range(shape[1]):
+            for i in range(shape[2]):
+                a = f[0, 0] * k + f[0, 1] * j + f[0, 2] * i + f[0, 3]
+                b = f[1, 0] * k + f[1, 1] * j + f[1, 2] * i + f[1, 3]
+                c = f[2, 0] * k + f[2, 1] * j + f[2, 2] * i + f[2, 3]
+                out[k, j, i] = fill
+                if not (0 <= a <= nz - 1 and 0 <= b <= ny - 1 and 0 <= c <= nx - 1):
+                    continue
+                for axis in range(3):
+                    p[axis] = (
+                        w[axis, 0] * k
+                        + w[axis, 1] * j
+                        + w[axis, 2] * i
+                        + w[axis, 3]
+                        + _linear(field[..., axis], a, b, c, np.float32(0))
+                    )
+                out[k, j, i] = _linear(
+                    moving,
+                    m[0, 0] * p[0] + m[0, 1] * p[1] + m[0, 2] * p[2] + m[0, 3],
+                    m[1, 0] * p[0] + m[1, 1] * p[1] + m[1, 2] * p[2] + m[1, 3],
+                    m[2, 0] * p[0] + m[2, 1] * p[1] + m[2, 2] * p[2] + m[2, 3],
+                    fill,
+                )
+    return out
