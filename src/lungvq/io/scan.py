@@ -1,0 +1,190 @@
+"""What reading a chest CT gives, and what an image must be like to count as one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lungvq.errors import InputError
+from lungvq.findings import Finding
+from lungvq.volume import Volume
+
+__all__ = ["Scan", "check_chest_ct", "check_ct_spacing", "hu_from_stored", "sha256_of"]
+
+MIN_SLICES = 10
+MIN_SPACING_MM, MAX_SPACING_MM = 0.1, 7.5
+MAX_VOXELS = 4_000_000_000
+_INT16 = np.iinfo(np.int16)
+
+# Shares of all voxels that any chest CT exceeds by far: even one cut down to a box around the lungs, and even
+# one whose outside was painted over with a padding value.
+_MIN_AIR_SHARE, _MIN_SOFT_SHARE = 0.002, 0.005
+_AIR_HU, _SOFT_HU = -500, (-150, 150)
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """One CT as it was read.
+
+    Parameters
+    ----------
+    volume : Volume
+        HU as int16, voxels in the order in which they were stored.
+    path : Path
+        What the user named: a file or a folder.
+    kind : str
+        ``"nifti"``, ``"mha"``, ``"nrrd"`` or ``"dicom"``.
+    files : tuple of Path
+        Every file the values came from.
+    facts : dict
+        What the header says, as plain values for ``run.json``; no patient's name or number.
+    findings : tuple of Finding
+        What was noticed while reading and does not forbid use.
+    """
+
+    volume: Volume
+    path: Path
+    kind: str
+    files: tuple[Path, ...]
+    facts: dict[str, Any]
+    findings: tuple[Finding, ...] = ()
+
+
+def sha256_of(files: Iterable[Path]) -> str:
+    """One SHA-256 over the content of files, whatever their names and order.
+
+    A single file gives its ordinary digest, as ``sha256sum`` prints it; several give the digest of their
+    sorted digests, so that a series keeps its hash when it is copied or renamed.
+    """
+    digests = []
+    for file in files:
+        with Path(file).open("rb") as stream:
+            digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
+    if len(digests) == 1:
+        return digests[0]
+    return hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()
+
+
+def hu_from_stored(
+    stored: np.ndarray, name: str, *, slope: float = 1.0, intercept: float = 0.0
+) -> NDArray[np.int16]:
+    """Stored values as HU, rounded and clipped to int16, a slice at a time.
+
+    Parameters
+    ----------
+    stored : ndarray, shape (K, J, I)
+        Values as the file has them.
+    name : str
+        Of the file, for the message.
+    slope, intercept : float, optional
+        HU = slope * stored + intercept.
+
+    Raises
+    ------
+    InputError
+        If values are NaN or infinite.
+    """
+    if stored.dtype == np.int16 and (slope, intercept) == (1.0, 0.0):
+        return np.ascontiguousarray(stored)
+    hu = np.empty(stored.shape, np.int16)
+    unusable = 0
+    for plane, target in zip(stored, hu, strict=True):
+        values = plane * np.float64(slope) + np.float64(intercept)
+        unusable += values.size - int(np.count_nonzero(np.isfinite(values)))
+        if not unusable:
+            target[...] = np.clip(np.rint(values), _INT16.min, _INT16.max)
+    if unusable:
+        raise InputError(
+            f"{name}: {unusable} of {stored.size} values are NaN or infinite; a CT in HU has none,"
+            " so give the scan as it was exported, not a masked copy"
+        )
+    return hu
+
+
+def check_ct_spacing(shape: tuple[int, int, int], spacing: tuple[float, float, float], name: str) -> None:
+    """Refuse images too coarse, too few-sliced or too oddly spaced to be a chest CT.
+
+    Raises
+    ------
+    InputError
+        In one sentence that names the file.
+    """
+    if min(shape) < MIN_SLICES:
+        raise InputError(
+            f"{name}: {min(shape)} slices are not a chest CT; expected at least {MIN_SLICES},"
+            " and usually over 100"
+        )
+    if min(spacing) < MIN_SPACING_MM:
+        raise InputError(
+            f"{name}: a voxel spacing of {min(spacing):.3g} mm cannot be right for a CT; check the header"
+        )
+    if max(spacing) > MAX_SPACING_MM:
+        raise InputError(
+            f"{name}: {max(spacing):.3g} mm between slices is too thick for regional lung maps; use a"
+            f" reconstruction of {MAX_SPACING_MM:g} mm or less, at best 1.5 mm"
+        )
+
+
+def check_chest_ct(volume: Volume, name: str) -> dict[str, Any]:
+    """Refuse what is not a chest CT in HU; otherwise say how its values are distributed.
+
+    Parameters
+    ----------
+    volume : Volume
+        HU, int16.
+    name : str
+        Of the file or folder, for the message.
+
+    Returns
+    -------
+    facts : dict
+        ``hu_min``, ``hu_max`` and ``voxels_below_minus_1024``, the latter usually padding outside the
+        reconstructed circle; such values are kept as they are.
+
+    Raises
+    ------
+    InputError
+        If the geometry or the values cannot be those of a chest CT.
+    """
+    check_ct_spacing(volume.shape, volume.spacing, name)
+    hu = volume.array
+    low, high = int(hu.min()), int(hu.max())
+    if low == high:
+        raise InputError(f"{name}: every value is {low}; there is no picture in it")
+    if low >= 0:
+        if high <= 255:
+            what = "look like an 8-bit picture, not HU"
+        else:
+            what = "look unscaled (rescale intercept lost?) or are not CT"
+        raise InputError(
+            f"{name}: values {low} to {high} {what}; expected air near -1000 HU, so export the CT again as HU"
+        )
+    # One pass: how many voxels have each value.
+    count = np.zeros(65536, np.int64)
+    for plane in hu:
+        count += np.bincount(plane.ravel().view(np.uint16) ^ 0x8000, minlength=65536)
+
+    def share(first: int, last: int) -> float:
+        return float(count[first + 32768 : last + 32769].sum() / hu.size)
+
+    if share(_INT16.min, _AIR_HU) < _MIN_AIR_SHARE:
+        raise InputError(
+            f"{name}: almost no voxel lies below {_AIR_HU} HU (values {low} to {high}), so this is"
+            " not a chest CT or its values are not HU; expected lungs near -800 HU"
+        )
+    if share(*_SOFT_HU) < _MIN_SOFT_SHARE:
+        raise InputError(
+            f"{name}: almost no voxel lies between {_SOFT_HU[0]} and {_SOFT_HU[1]} HU (values {low} to"
+            f" {high}), so there is no soft tissue and the values are not HU; check the rescale intercept"
+        )
+    return {
+        "hu_min": low,
+        "hu_max": high,
+        "voxels_below_minus_1024": int(count[: 32768 - 1024].sum()),
+    }
