@@ -160,7 +160,7 @@ def perfusion_terms(pair: MatchedPair, options: PerfusionOptions | None = None) 
     def error(inspired: LungField, sigma: float, share: float) -> LungField:
         return {
             lung: part.like(
-                share * _standard_error(pair, part.array, jacobian[sigma][lung].array, sigma, options)
+                share * options.errors.of_difference(pair, part.array, jacobian[sigma][lung].array, sigma)
             )
             for lung, part in inspired.items()
         }

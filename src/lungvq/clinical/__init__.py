@@ -1,0 +1,1 @@
+"""What the maps mean: V/Q classes, functional small airways disease, and when not to believe them."""

@@ -1,0 +1,366 @@
+"""When not to believe a result: every input check with its limits, in one place.
+
+A value is held against two limits. Within the first it passes; within the second it is a warning; beyond,
+it fails, and what it touches is withheld from the report's pages and marked everywhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from lungvq.anatomy import LOBES, LUNGS
+from lungvq.findings import Finding, Severity, worst
+from lungvq.pair import LungTotals
+
+__all__ = ["Evidence", "accept", "graded", "mark"]
+
+GEOMETRIC = (
+    "ventilation",
+    "ventilation_jacobian",
+    "jacobian",
+    "perfusion",
+    "perfusion_ctp",
+    "vq_log2",
+    "vq_class",
+)
+DENSITOMETRIC = ("ventilation", "ventilation_hu", "perfusion", "perfusion_ctp", "vq_log2", "vq_class", "prm")
+BLOOD = ("perfusion", "perfusion_ctp", "vq_log2", "vq_class")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the checks need to know about a pair. None or NaN: not known, not checked.
+
+    Parameters
+    ----------
+    spacing_mm : dict of str to float
+        Keyed ``inspiration`` and ``expiration``, as are the next six: largest voxel spacing.
+    kernel : dict of str to str
+        Reconstruction kernel, where the file tells.
+    air_hu, blood_hu, noise_hu : dict of str to float or None
+        Median of tracheal air and of blood, noise SD.
+    opacity_pct : dict of str to float
+        Share of the closed lung mask denser than -500 HU at inspiration, -250 HU at expiration.
+    insp, exp : dict of str to LungTotals
+        Keyed ``left`` and ``right``.
+    registration : mapping
+        Keyed ``left``, ``right``, ``both``: ``dice``, ``surface_mean_mm``, ``folded_percent``, ``closure``.
+    lobe_ml : dict of str to float
+        Volumes at inspiration.
+    undefined_pct : dict of str to float
+        Share of the lungs where a map is not defined, keyed by map.
+    """
+
+    spacing_mm: dict[str, float]
+    kernel: dict[str, str]
+    air_hu: dict[str, float | None]
+    blood_hu: dict[str, float | None]
+    noise_hu: dict[str, float | None]
+    opacity_pct: dict[str, float]
+    insp: dict[str, LungTotals]
+    exp: dict[str, LungTotals]
+    registration: Mapping[str, Mapping[str, float]]
+    lobe_ml: dict[str, float]
+    undefined_pct: dict[str, float] = field(default_factory=dict)
+
+
+def graded(
+    code: str,
+    value: float,
+    limits: tuple[float, float],
+    what: str,
+    *,
+    unit: str = "",
+    advice: str = "",
+    touches: tuple[str, ...] = (),
+    high_is_good: bool = False,
+) -> Finding:
+    """Hold one value against its two limits.
+
+    Parameters
+    ----------
+    limits : (float, float)
+        Up to the first (or from it on, with `high_is_good`) PASS; up to the second WARN; beyond FAIL.
+    what : str
+        The quantity with its subject: ``"slice spacing of the expiration scan"``.
+
+    Examples
+    --------
+    >>> graded("NOISE", 35.0, (30, 50), "image noise", unit="HU").severity
+    <Severity.WARN: 'WARN'>
+    """
+    sign = -1 if high_is_good else 1
+    rank = sum(sign * value > sign * limit for limit in limits)
+    severity = (Severity.PASS, Severity.WARN, Severity.FAIL)[rank]
+    limit = float(limits[max(rank - 1, 0)])
+    relation = {0: "within", 1: "beyond", 2: "beyond"}[rank]
+    message = (
+        f"{what[:1].upper()}{what[1:]} is {value:.3g} {unit}".rstrip()
+        + f", {relation} the limit of {limit:g}."
+    )
+    return Finding(code, severity, message, value, limit, unit, advice if rank else "", touches)
+
+
+def accept(evidence: Evidence) -> list[Finding]:
+    """Every check that the evidence allows, in the order a reader wants them.
+
+    Returns
+    -------
+    list of Finding
+        Passed ones too.
+    """
+    return [
+        *_breathing(evidence),
+        *_scans(evidence),
+        *_registration(evidence),
+        *_lobes(evidence),
+        *_coverage(evidence),
+    ]
+
+
+def _breathing(e: Evidence) -> list[Finding]:
+    insp, exp = (sum(t.volume_ml for t in totals.values()) for totals in (e.insp, e.exp))
+    gain = (insp - exp) / 1000
+    ratio = exp / insp
+    effort = "Repeat the scans with a full inspiration and a full expiration, coached."
+    findings = [
+        graded(
+            "VOLUME_CHANGE",
+            gain,
+            (1.0, 0.3),
+            "volume change between the breath-holds",
+            unit="L",
+            advice=effort,
+            touches=(*GEOMETRIC, "ventilation_hu"),
+            high_is_good=True,
+        ),
+        graded("VOLUME_RATIO", ratio, (0.75, 0.95), "expiratory over inspiratory volume", advice=effort),
+    ]
+    before, after = (sum(t.mass_g for t in totals.values()) for totals in (e.exp, e.insp))
+    change = before / after if after > 0 else float("nan")
+    if np.isfinite(change):
+        # Limits on a ratio: as far above 1 as below it.
+        far = max(change, 1 / change) if change > 0 else float("inf")
+        findings.append(
+            graded(
+                "MASS_CONSERVATION",
+                far,
+                (1.15, 1.3),
+                f"lung mass of one scan over the other (expiration {before:.0f} g, inspiration {after:.0f} g)",
+                advice="Check the HU scale, contrast medium and the lung masks of both scans.",
+                touches=("perfusion_ctp", "ventilation_hu"),
+            )
+        )
+    return findings
+
+
+def _scans(e: Evidence) -> list[Finding]:
+    findings = []
+    for role in e.spacing_mm:
+        suffix = {"inspiration": "INSP", "expiration": "EXP"}[role]
+        findings.append(
+            graded(
+                f"SPACING_{suffix}",
+                e.spacing_mm[role],
+                (1.5, 3.0),
+                f"largest voxel spacing of the {role} scan",
+                unit="mm",
+                advice="Reconstruct thinner slices: fissures, small vessels and PRM need them.",
+                touches=("lobes", "prm"),
+            )
+        )
+        air, blood, noise = e.air_hu.get(role), e.blood_hu.get(role), e.noise_hu.get(role)
+        if air is not None:
+            findings.append(
+                graded(
+                    f"AIR_HU_{suffix}",
+                    abs(air + 1000),
+                    (30, 50),
+                    f"distance of tracheal air ({air:.0f} HU) from -1000 HU in the {role} scan",
+                    unit="HU",
+                    advice="Check the rescale intercept and the scanner's calibration.",
+                    touches=DENSITOMETRIC,
+                )
+            )
+        if blood is not None:
+            findings.append(
+                graded(
+                    f"CONTRAST_{suffix}",
+                    blood,
+                    (70, 100),
+                    f"CT number of blood in the {role} scan",
+                    unit="HU",
+                    advice="Contrast medium makes density useless here: use a scan without it.",
+                    touches=(*BLOOD, "ventilation_hu"),
+                )
+            )
+        if noise is not None:
+            findings.append(
+                graded(
+                    f"NOISE_{suffix}",
+                    noise,
+                    (30, 50),
+                    f"image noise of the {role} scan",
+                    unit="HU",
+                    advice="Use a softer kernel or more dose; counts at fixed thresholds suffer first.",
+                    touches=("prm",),
+                )
+            )
+        if role in e.opacity_pct:
+            findings.append(
+                graded(
+                    f"OPACITY_{suffix}",
+                    e.opacity_pct[role],
+                    (10, 25),
+                    f"share of dense lung in the {role} scan",
+                    unit="%",
+                    advice="Density is not blood in consolidation or ground glass: read perfusion there with care.",
+                    touches=BLOOD,
+                )
+            )
+    names = {k for k in e.kernel.values() if k}
+    if len(names) == 2:
+        findings.append(
+            Finding(
+                "KERNEL_MISMATCH",
+                Severity.WARN,
+                f"The scans have different kernels: {' and '.join(sorted(names))}.",
+                advice="Reconstruct both with the same soft kernel.",
+                touches=DENSITOMETRIC,
+            )
+        )
+    return findings
+
+
+def _registration(e: Evidence) -> list[Finding]:
+    both = e.registration.get("both", {})
+    advice = "Look at the flicker figure; maps near misplaced borders are not to be trusted."
+    checks = (
+        (
+            "REGISTRATION_DICE",
+            "dice",
+            (0.97, 0.95),
+            "overlap (Dice) of the lungs after registration",
+            "",
+            True,
+        ),
+        (
+            "REGISTRATION_SURFACE",
+            "surface_mean_mm",
+            (2.0, 3.0),
+            "mean distance of lung surfaces",
+            "mm",
+            False,
+        ),
+        ("REGISTRATION_FOLDING", "folded_percent", (0.1, 1.0), "folded share of the lungs", "%", False),
+    )
+    findings = [
+        graded(
+            code,
+            both[key],
+            limits,
+            what,
+            unit=unit,
+            advice=advice,
+            touches=GEOMETRIC,
+            high_is_good=high_is_good,
+        )
+        for code, key, limits, what, unit, high_is_good in checks
+        if np.isfinite(both.get(key, np.nan))
+    ]
+    for lung in LUNGS:
+        closure = e.registration.get(lung, {}).get("closure", np.nan)
+        if np.isfinite(closure):
+            findings.append(
+                graded(
+                    f"VOLUME_CLOSURE_{lung.upper()}",
+                    abs(100 * (closure - 1)),
+                    (5, 15),
+                    f"difference between the summed Jacobian and the inspiratory volume of the {lung} lung,"
+                    " before it was closed,",
+                    unit="%",
+                    advice=advice,
+                    touches=(lung,),
+                )
+            )
+    return findings
+
+
+def _lobes(e: Evidence) -> list[Finding]:
+    total = sum(e.lobe_ml.values())
+    missing = [name for name in LOBES if e.lobe_ml.get(name, 0) == 0]
+    if missing or total == 0:
+        return [
+            Finding(
+                "LOBE_MISSING",
+                Severity.FAIL,
+                f"No voxel belongs to {', '.join(missing)}.",
+                advice="Lobar numbers are withheld; lungs and zones remain.",
+                touches=("lobes",),
+            )
+        ]
+    odd = {n: 100 * v / total for n, v in e.lobe_ml.items() if not 5 <= 100 * v / total <= 45}
+    if odd:
+        listed = ", ".join(f"{name} {share:.1f} %" for name, share in odd.items())
+        return [
+            Finding(
+                "LOBE_SHARE",
+                Severity.WARN,
+                f"Lobes outside 5 to 45 % of lung volume: {listed}.",
+                advice="Expected after surgery or collapse; otherwise check the lobe borders.",
+                touches=("lobes",),
+            )
+        ]
+    return [Finding("LOBE_SHARE", Severity.PASS, "Each lobe holds 5 to 45 % of lung volume.")]
+
+
+def _coverage(e: Evidence) -> list[Finding]:
+    return [
+        graded(
+            f"UNDEFINED_{name.upper()}",
+            share,
+            (10, 25),
+            f"share of the lungs where {name} is not defined",
+            unit="%",
+            advice="Dense or unmatched lung is left out of the map; its share is in the table.",
+            touches=(name,),
+        )
+        for name, share in e.undefined_pct.items()
+    ]
+
+
+_MAPS_BEHIND = {
+    "ventilation": ("ventilation",),
+    "perfusion": ("perfusion",),
+    "vq": ("vq_class",),
+    "prm": ("prm",),
+}
+
+
+def mark(metrics: pd.DataFrame, findings: list[Finding] | tuple[Finding, ...]) -> pd.DataFrame:
+    """Write into each row's ``qc`` how far it can be trusted.
+
+    Returns
+    -------
+    DataFrame
+        A copy; ``qc`` is PASS, or WARN or FAIL with the codes behind it: ``"WARN LUNG_COLLAPSED"``.
+    """
+    serious = [f for f in findings if f.severity is not Severity.PASS and f.touches]
+
+    def state(region: str, metric: str) -> str:
+        concerned = {region, "all", *(["lobes"] if region in LOBES else [])}
+        concerned.update(_MAPS_BEHIND.get(metric.split("_")[0], ()))
+        touching = [f for f in serious if concerned & set(f.touches)]
+        if not touching:
+            return Severity.PASS.value
+        level = worst(touching)
+        codes = sorted({f.code for f in touching if f.severity is level})
+        return f"{level.value} {' '.join(codes)}"
+
+    marked = metrics.copy()
+    marked["qc"] = [state(r, m) for r, m in zip(metrics["region"], metrics["metric"], strict=True)]
+    return marked
