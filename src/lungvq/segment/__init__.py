@@ -1,0 +1,96 @@
+"""What is where in one chest CT: lungs, airways, vessels; and how far that can be trusted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lungvq.anatomy import LEFT, LUNGS, RIGHT
+from lungvq.errors import InputError
+from lungvq.findings import Finding
+from lungvq.progress import SILENT, Progress
+from lungvq.segment._checks import check_lungs
+from lungvq.segment._coarse import coarsen, dilate
+from lungvq.segment.airways import find_trachea, grow_airways
+from lungvq.segment.lungs import COARSE_MM, air_threshold, find_body, find_lungs, refine_surface
+from lungvq.segment.vessels import find_vessels
+from lungvq.volume import Volume
+
+__all__ = ["Anatomy", "segment"]
+
+
+@dataclass(frozen=True, eq=False)
+class Anatomy:
+    """The lungs of one scan and what runs through them.
+
+    Parameters
+    ----------
+    lungs : Volume of uint8
+        1 left, 2 right; closed: vessels and small nodules belong to it, trachea and main bronchi do not.
+    airways : Volume of uint8
+        1 in trachea and bronchi, as far as they could be followed.
+    vessels : Volume of uint8
+        1 in the vessels within the lungs that the voxels resolve.
+    findings : tuple of Finding
+    """
+
+    lungs: Volume
+    airways: Volume
+    vessels: Volume
+    findings: tuple[Finding, ...]
+
+    def volume_ml(self, region: str) -> float:
+        """mL of ``"left"``, ``"right"`` or ``"both"`` lungs."""
+        labels = (LEFT, RIGHT) if region == "both" else (LUNGS[region],)
+        return float(np.isin(self.lungs.array, labels).sum() * self.lungs.voxel_ml)
+
+
+def segment(ct: Volume, *, progress: Progress = SILENT) -> Anatomy:
+    """Lungs, airways and vessels of one chest CT.
+
+    Parameters
+    ----------
+    ct : Volume of int16
+        HU in canonical order ``"SPL"`` (slightly oblique is fine), any spacing of 0.5 to 7 mm.
+    progress : Progress, optional
+
+    Returns
+    -------
+    Anatomy
+        On the grid of `ct`.
+
+    Raises
+    ------
+    InputError
+        If the scan shows no lungs.
+    """
+    if min(ct.shape) < 8:
+        raise InputError(
+            f"no lungs found: expected a chest CT, got only {' x '.join(map(str, ct.shape))} voxels"
+        )
+    progress.stage("finding the body and the trachea")
+    coarse = coarsen(ct, COARSE_MM)
+    body = find_body(coarse)
+    threshold = air_threshold(coarse.array, body.inside)
+    trachea = find_trachea(coarse, body.inside, body.midline_mm)
+
+    progress.stage("following the airways")
+    airways = np.zeros(ct.shape, np.uint8)
+    coarse_airways = np.zeros(coarse.shape, bool)
+    leaked = False
+    if trachea is not None:
+        tree, leaked = grow_airways(ct, trachea)
+        tree_labels = tree.like(tree.array.view(np.uint8))
+        airways = tree_labels.resample_labels(ct.grid).array
+        coarse_airways = tree.like(tree.array.astype(np.float32)).resample(coarse.grid, fill=0.0).array > 0.2
+
+    progress.stage("finding the lungs")
+    closed = coarse.like(find_lungs(coarse, body, coarse_airways, threshold))
+    barred = dilate(coarse_airways, 2.6, coarse.spacing) & (closed.array == 0)
+    lungs = refine_surface(ct, closed, barred, threshold)
+
+    progress.stage("finding the vessels")
+    vessels = find_vessels(ct, lungs, airways)
+    findings = check_lungs(ct, lungs, airways, trachea is not None, leaked, threshold)
+    return Anatomy(ct.like(lungs), ct.like(airways), ct.like(vessels), findings)
