@@ -1,0 +1,233 @@
+"""The breath: a map from expiration to inspiration in closed form, with its exact gradient.
+
+``phi = stretch o ripple``. The ripple adds plane waves (a smooth random field with a known correlation
+length) and bumps that hold back the expansion around points (air trapping); the stretch lowers the
+diaphragm, more at the back than at the front, and widens the chest. Every part has its gradient written
+out, so `J = det grad phi` follows from the chain rule and is never a difference of a stored field.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+SIDE_BLEND_MM = 10.0  # the two lungs move by their own settings; between them, in the mediastinum, a tanh
+ONSET = 0.1  # of the widening, as a squared share of the lung height below the apex
+
+Floats = NDArray[np.float64]
+
+
+class Motion(NamedTuple):
+    """Settings of the map. Pairs are (right, left); lengths in mm, LPS.
+
+    `depth` is the descent at the base in front, `depth_back` what the back adds to it; `widen` and `deepen`
+    are the lateral and the front-back growth (shares of the size), fixed at the midline and at `back_y`.
+    """
+
+    apex_z: float
+    height: float
+    middle_x: float
+    back_y: float
+    depth_ap: float
+    depth: Floats
+    depth_back: Floats
+    widen: Floats
+    deepen: Floats
+    wave_k: Floats
+    wave_phase: Floats
+    wave_amp: Floats
+    bump_at: Floats
+    bump_sigma: Floats
+    bump_gain: Floats
+
+
+@numba.njit(cache=True)
+def stretch(m, x, y, z, grad):
+    """Where the stretch takes a point; its gradient goes into `grad`, shape (3, 3)."""
+    dx = x - m.middle_x
+    dy = y - m.back_y
+    th = np.tanh(dx / SIDE_BLEND_MM)
+    w, dw = 0.5 * (1 + th), 0.5 * (1 - th * th) / SIDE_BLEND_MM
+    s = max(0.0, (m.apex_z - z) / m.height)
+    ds = -1 / m.height if s > 0 else 0.0
+    p = 1 + dy / m.depth_ap
+    d_r = m.depth[0] + m.depth_back[0] * p
+    d_l = m.depth[1] + m.depth_back[1] * p
+    depth = (1 - w) * d_r + w * d_l
+    depth_y = ((1 - w) * m.depth_back[0] + w * m.depth_back[1]) / m.depth_ap
+    ax = (1 - w) * m.widen[0] + w * m.widen[1]
+    ay = (1 - w) * m.deepen[0] + w * m.deepen[1]
+    ax_x, ay_x = dw * (m.widen[1] - m.widen[0]), dw * (m.deepen[1] - m.deepen[0])
+    eta = s * s / (s * s + ONSET)
+    eta_z = 2 * s * ONSET / (s * s + ONSET) ** 2 * ds
+    grad[0, 0] = 1 + eta * (ax + dx * ax_x)
+    grad[0, 1] = 0.0
+    grad[0, 2] = dx * ax * eta_z
+    grad[1, 0] = dy * ay_x * eta
+    grad[1, 1] = 1 + ay * eta
+    grad[1, 2] = dy * ay * eta_z
+    grad[2, 0] = -dw * (d_l - d_r) * s * s
+    grad[2, 1] = -depth_y * s * s
+    grad[2, 2] = 1 - 2 * depth * s * ds
+    return x + dx * ax * eta, y + dy * ay * eta, z - depth * s * s
+
+
+@numba.njit(cache=True)
+def ripple(m, x, y, z, grad):
+    """Where the waves and bumps take a point; their gradient goes into `grad`."""
+    ux, uy, uz = 0.0, 0.0, 0.0
+    for a in range(3):
+        for b in range(3):
+            grad[a, b] = 1.0 if a == b else 0.0
+    for n in range(m.wave_k.shape[0]):
+        kx, ky, kz = m.wave_k[n, 0], m.wave_k[n, 1], m.wave_k[n, 2]
+        arg = kx * x + ky * y + kz * z + m.wave_phase[n]
+        sin, cos = np.sin(arg), np.cos(arg)
+        ax, ay, az = m.wave_amp[n, 0], m.wave_amp[n, 1], m.wave_amp[n, 2]
+        ux += ax * sin
+        uy += ay * sin
+        uz += az * sin
+        grad[0, 0] += ax * cos * kx
+        grad[0, 1] += ax * cos * ky
+        grad[0, 2] += ax * cos * kz
+        grad[1, 0] += ay * cos * kx
+        grad[1, 1] += ay * cos * ky
+        grad[1, 2] += ay * cos * kz
+        grad[2, 0] += az * cos * kx
+        grad[2, 1] += az * cos * ky
+        grad[2, 2] += az * cos * kz
+    for n in range(m.bump_at.shape[0]):
+        dx, dy, dz = x - m.bump_at[n, 0], y - m.bump_at[n, 1], z - m.bump_at[n, 2]
+        v = m.bump_sigma[n] ** 2
+        q = (dx * dx + dy * dy + dz * dz) / v
+        if q > 40:
+            continue
+        g = -m.bump_gain[n] * np.exp(-0.5 * q)
+        d = (dx, dy, dz)
+        ux += g * dx
+        uy += g * dy
+        uz += g * dz
+        for a in range(3):
+            grad[a, a] += g
+            for b in range(3):
+                grad[a, b] -= g * d[a] * d[b] / v
+    return x + ux, y + uy, z + uz
+
+
+@numba.njit(cache=True)
+def forward(m, x, y, z, grad, work):
+    """``phi`` of a point; its gradient goes into `grad`. `work` is scratch, shape (2, 3, 3)."""
+    a, b, c = ripple(m, x, y, z, work[0])
+    a, b, c = stretch(m, a, b, c, work[1])
+    for i in range(3):
+        for j in range(3):
+            grad[i, j] = (
+                work[1, i, 0] * work[0, 0, j] + work[1, i, 1] * work[0, 1, j] + work[1, i, 2] * work[0, 2, j]
+            )
+    return a, b, c
+
+
+@numba.njit(cache=True)
+def det(g):
+    """Determinant of a 3 x 3 matrix."""
+    return (
+        g[0, 0] * (g[1, 1] * g[2, 2] - g[1, 2] * g[2, 1])
+        - g[0, 1] * (g[1, 0] * g[2, 2] - g[1, 2] * g[2, 0])
+        + g[0, 2] * (g[1, 0] * g[2, 1] - g[1, 1] * g[2, 0])
+    )
+
+
+@numba.njit(cache=True)
+def newton_step(g, ex, ey, ez):
+    """Solve ``g d = e`` by Cramer's rule."""
+    d = det(g)
+    c00, c01, c02 = (
+        g[1, 1] * g[2, 2] - g[1, 2] * g[2, 1],
+        g[0, 2] * g[2, 1] - g[0, 1] * g[2, 2],
+        g[0, 1] * g[1, 2] - g[0, 2] * g[1, 1],
+    )
+    c10, c11, c12 = (
+        g[1, 2] * g[2, 0] - g[1, 0] * g[2, 2],
+        g[0, 0] * g[2, 2] - g[0, 2] * g[2, 0],
+        g[0, 2] * g[1, 0] - g[0, 0] * g[1, 2],
+    )
+    c20, c21, c22 = (
+        g[1, 0] * g[2, 1] - g[1, 1] * g[2, 0],
+        g[0, 1] * g[2, 0] - g[0, 0] * g[2, 1],
+        g[0, 0] * g[1, 1] - g[0, 1] * g[1, 0],
+    )
+    return (
+        (c00 * ex + c01 * ey + c02 * ez) / d,
+        (c10 * ex + c11 * ey + c12 * ez) / d,
+        (c20 * ex + c21 * ey + c22 * ez) / d,
+    )
+
+
+@numba.njit(cache=True)
+def unstretch(m, x, y, z, gx, gy, gz, grad):
+    """Inverse of the stretch alone, by Newton's method from the guess ``(gx, gy, gz)``."""
+    for _ in range(30):
+        a, b, c = stretch(m, gx, gy, gz, grad)
+        ex, ey, ez = x - a, y - b, z - c
+        if abs(ex) + abs(ey) + abs(ez) < 1e-3:
+            break
+        dx, dy, dz = newton_step(grad, ex, ey, ez)
+        gx, gy, gz = gx + dx, gy + dy, gz + dz
+    return gx, gy, gz
+
+
+@numba.njit(cache=True)
+def backward(m, x, y, z, gx, gy, gz, tolerance, grad, work):
+    """``phi^-1`` of a point, by Newton's method from a guess; `grad` is left at that of ``phi`` there."""
+    for _ in range(50):
+        a, b, c = forward(m, gx, gy, gz, grad, work)
+        ex, ey, ez = x - a, y - b, z - c
+        if abs(ex) + abs(ey) + abs(ez) < tolerance:
+            break
+        dx, dy, dz = newton_step(grad, ex, ey, ez)
+        length = np.sqrt(dx * dx + dy * dy + dz * dz)
+        f = min(1.0, 15.0 / max(length, 1e-9))  # a short leash keeps Newton in its basin
+        gx, gy, gz = gx + f * dx, gy + f * dy, gz + f * dz
+    return gx, gy, gz
+
+
+@numba.njit(parallel=True, cache=True)
+def map_points(m, points):
+    """``phi`` and ``J`` at points (N, 3) in LPS mm: arrays (N, 3) and (N,), float64."""
+    out = np.empty_like(points)
+    jac = np.empty(points.shape[0])
+    for n in numba.prange(points.shape[0]):
+        grad, work = np.empty((3, 3)), np.empty((2, 3, 3))
+        out[n, 0], out[n, 1], out[n, 2] = forward(m, points[n, 0], points[n, 1], points[n, 2], grad, work)
+        jac[n] = det(grad)
+    return out, jac
+
+
+@numba.njit(parallel=True, cache=True)
+def unmap_points(m, points):
+    """``phi^-1`` at points (N, 3) in LPS mm, to 1e-9 mm."""
+    out = np.empty_like(points)
+    for n in numba.prange(points.shape[0]):
+        grad, work = np.empty((3, 3)), np.empty((2, 3, 3))
+        x, y, z = points[n, 0], points[n, 1], points[n, 2]
+        gx, gy, gz = unstretch(m, x, y, z, x, y, z, grad)
+        out[n, 0], out[n, 1], out[n, 2] = backward(m, x, y, z, gx, gy, gz, 1e-9, grad, work)
+    return out
+
+
+@numba.njit(parallel=True, cache=True)
+def stretch_points(m, points):
+    """The stretch alone at points (N, 3)."""
+    out = np.empty_like(points)
+    for n in numba.prange(points.shape[0]):
+        grad = np.empty((3, 3))
+        out[n, 0], out[n, 1], out[n, 2] = stretch(m, points[n, 0], points[n, 1], points[n, 2], grad)
+    return out
+
+
+def random_waves(rng: np.random.Generator, count: int, length: float) -> tuple[Floats, Floats]:
+    """Wave vectors and phases whose sum is a random field with a Gaussian correlation of sd `length` mm."""
+    return rng.normal(size=(count, 3)) / length, rng.uniform(0, 2 * np.pi, count)

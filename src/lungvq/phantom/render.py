@@ -1,0 +1,178 @@
+"""From closed forms to voxels: each voxel holds the average of what it covers."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+from lungvq.phantom.motion import backward, det, forward, unstretch
+from lungvq.phantom.shape import body_hu, cage, lung_and_lobe
+from lungvq.phantom.tissue import composition
+
+FISSURE_MM = 0.9  # thickness, in the stretched lung
+FISSURE_EXCESS = 0.9  # g/mL above the parenchyma around it, at expiration
+DENSE = 1.04  # g/mL on the CT scale: blood and tissue, 40 HU
+FULL = 65535.0  # coverage 1 in uint16
+
+
+@numba.njit(cache=True)
+def _parcel(c, m, t, x, y, z, h, grad):
+    """Of an expiratory point: pleura distance, lobe, mass at expiration and gained, flow (per mL there)."""
+    d, label, fissure = lung_and_lobe(c, m, x, y, z, grad)
+    if d > 6.0:
+        return d, 0, 0.0, 0.0, 0.0
+    dry, blood, gained, flow = composition(t, x, y, z)
+    plate = max(0.0, min(FISSURE_MM, 0.5 * (FISSURE_MM + h) - fissure)) / h
+    return d, label, dry + blood + plate * FISSURE_EXCESS, gained, flow
+
+
+@numba.njit(parallel=True, cache=True)
+def render_lungs(c, m, t, breath_in, shape, affine, ribs_rise, rho, cover, body, lobes):
+    """Parenchyma density, lung coverage, HU of what is not lung, and lobe labels on one grid.
+
+    Parameters
+    ----------
+    breath_in : bool
+        Whether the grid is that of inspiration.
+    affine : ndarray (4, 4)
+        Of a grid in canonical order, axes along the body.
+    ribs_rise : float
+        How far the chest wall goes up between the scans, mm.
+    rho, cover, body, lobes : ndarrays of `shape`
+        Filled in.
+    """
+    hz, hy, hx = affine[2, 0], affine[1, 1], affine[0, 2]
+    h = (hx * hy * hz) ** (1 / 3)
+    for k in numba.prange(shape[0]):
+        grad, work = np.empty((3, 3)), np.empty((2, 3, 3))
+        z = affine[2, 3] + hz * k
+        for j in range(shape[1]):
+            y = affine[1, 3] + hy * j
+            wx, wy, wz = affine[0, 3], y, z
+            gx, gy, gz = affine[0, 3], y, z
+            for i in range(shape[2]):
+                x = affine[0, 3] + hx * i
+                if breath_in:
+                    px, py, pz = unstretch(m, x, y, z, wx + hx, wy, wz, grad)
+                    wx, wy, wz = px, py, pz
+                    rx, ry, rz = px, py, z - ribs_rise
+                else:
+                    px, py, pz = x, y, z
+                    rx, ry, rz = x, y, z
+                wall = cage(c, rx, ry, rz)
+                scale, jac = 1.0, 1.0
+                lx, ly, lz = px, py, pz
+                near = cage(c, px, py, pz) < 15.0
+                if near and breath_in:
+                    d, _, _ = lung_and_lobe(c, m, px, py, pz, grad)
+                    near = d < 15.0
+                    if near:
+                        gx, gy, gz = backward(m, x, y, z, px, py, pz, 1e-3, grad, work)
+                        lx, ly, lz = gx, gy, gz
+                        jac = det(grad)
+                        scale = jac ** (1 / 3)
+                if near:
+                    d, label, mass, gained, _ = _parcel(c, m, t, lx, ly, lz, h, grad)
+                    share = min(1.0, max(0.0, 0.5 - d * scale / h))
+                    if share > 0:
+                        rho[k, j, i] = (mass + gained) / jac if breath_in else mass
+                        cover[k, j, i] = share
+                        if share >= 0.5:
+                            lobes[k, j, i] = label
+                if cover[k, j, i] < 1.0:
+                    if breath_in and wall > 0:
+                        body[k, j, i] = body_hu(c, wall, px, py, rz, px, py, pz)
+                    else:
+                        body[k, j, i] = body_hu(c, wall, rx, ry, rz, px, py, pz)
+
+
+@numba.njit(cache=True)
+def draw_tubes(start, stop, r_start, r_stop, lobe_of, lobes, affine, out):
+    """Coverage by tubes, the larger where two meet; a tube of a lobe stays inside it.
+
+    The ramp at the edge is as wide as a voxel; its height is such that the cross-section integrates to
+    that of the tube, also where the tube is thinner than a voxel.
+    """
+    step = np.array([affine[2, 0], affine[1, 1], affine[0, 2]])
+    h = (step[0] * step[1] * step[2]) ** (1 / 3)
+    for n in range(start.shape[0]):
+        reach = max(r_start[n], r_stop[n]) + 0.5 * h
+        low, high = np.empty(3, np.int64), np.empty(3, np.int64)
+        for a in range(3):
+            b = 2 - a
+            lo = min(start[n, b], stop[n, b]) - reach - affine[b, 3]
+            hi = max(start[n, b], stop[n, b]) + reach - affine[b, 3]
+            low[a] = max(0, int(np.ceil(lo / step[a])))
+            high[a] = min(out.shape[a] - 1, int(np.floor(hi / step[a])))
+        ax, ay, az = start[n, 0], start[n, 1], start[n, 2]
+        bx, by, bz = stop[n, 0] - ax, stop[n, 1] - ay, stop[n, 2] - az
+        length2 = bx * bx + by * by + bz * bz + 1e-12
+        for k in range(low[0], high[0] + 1):
+            z = affine[2, 3] + step[0] * k - az
+            for j in range(low[1], high[1] + 1):
+                y = affine[1, 3] + step[1] * j - ay
+                for i in range(low[2], high[2] + 1):
+                    if lobe_of[n] > 0 and lobes[k, j, i] != lobe_of[n]:
+                        continue
+                    x = affine[0, 3] + step[2] * i - ax
+                    s = min(1.0, max(0.0, (x * bx + y * by + z * bz) / length2))
+                    d = np.sqrt((x - s * bx) ** 2 + (y - s * by) ** 2 + (z - s * bz) ** 2)
+                    r = (1 - s) * r_start[n] + s * r_stop[n]
+                    if d >= r + 0.5 * h:
+                        continue
+                    ramp = min(1.0, 0.5 + (r - d) / h)
+                    if r >= 0.5 * h:
+                        area = np.pi * (r * r + h * h / 12)
+                    else:
+                        area = np.pi / 3 * (r + 0.5 * h) ** 3 / h
+                    value = np.uint16(FULL * min(1.0, ramp * np.pi * r * r / area))
+                    out[k, j, i] = max(out[k, j, i], value)
+
+
+@numba.njit(parallel=True, cache=True)
+def mix(rho, cover, body, dense, lumen):
+    """HU of each voxel into `rho`, from its lung, its surroundings, and the tubes through both.
+
+    Returns the mass of the lungs in g per (mm^3 of voxel) and their volume in voxels.
+    """
+    mass, volume = np.zeros(rho.shape[0]), np.zeros(rho.shape[0])
+    for k in numba.prange(rho.shape[0]):
+        for j in range(rho.shape[1]):
+            for i in range(rho.shape[2]):
+                share = cover[k, j, i]
+                air = lumen[k, j, i] / FULL
+                own = rho[k, j, i]
+                own = (own + dense[k, j, i] / FULL * max(0.0, DENSE - own)) * (1 - air)
+                mass[k] += share * own
+                volume[k] += share
+                rest = (body[k, j, i] / 1000.0 + 1.0) * (1 - air)
+                rho[k, j, i] = 1000 * (share * own + (1 - share) * rest - 1)
+    return mass.sum(), volume.sum()
+
+
+@numba.njit(parallel=True, cache=True)
+def render_truth(c, m, t, shape, affine, lobes, displacement, jacobian, ventilation, flow, change):
+    """Truth on the expiratory grid: displacement in mm, J, air gained (mL/mL), flow, mass gained (g/mL)."""
+    for k in numba.prange(shape[0]):
+        grad, work = np.empty((3, 3)), np.empty((2, 3, 3))
+        z = affine[2, 3] + affine[2, 0] * k
+        for j in range(shape[1]):
+            y = affine[1, 3] + affine[1, 1] * j
+            for i in range(shape[2]):
+                x = affine[0, 3] + affine[0, 2] * i
+                a, b, c_ = forward(m, x, y, z, grad, work)
+                displacement[k, j, i, 0] = a - x
+                displacement[k, j, i, 1] = b - y
+                displacement[k, j, i, 2] = c_ - z
+                if lobes[k, j, i]:
+                    jac = det(grad)
+                    _, _, gained, q = composition(t, x, y, z)
+                    jacobian[k, j, i] = jac
+                    ventilation[k, j, i] = jac - 1 - gained  # tissue and blood counted as water
+                    flow[k, j, i] = q
+                    change[k, j, i] = gained
+                else:
+                    jacobian[k, j, i] = np.nan
+                    ventilation[k, j, i] = np.nan
+                    flow[k, j, i] = np.nan
+                    change[k, j, i] = np.nan

@@ -1,0 +1,309 @@
+"""The chest at expiration as implicit surfaces: distances in mm, negative inside.
+
+The distances are first-order ones (value over slope). They are exact where they are zero, which is what
+volumes and edges need.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from lungvq.phantom.motion import stretch
+
+Floats = NDArray[np.float64]
+RIGHT_SIDE, LEFT_SIDE = 0, 1
+
+
+class Shape(NamedTuple):
+    """Sizes of one chest in mm, LPS, at expiration. Arrays are (right, left) unless said."""
+
+    apex_z: float
+    height: float  # apex to the deepest recess
+    half_width: float
+    half_depth: float
+    power: float  # of the superellipse: 2 is an ellipse, more is boxier
+    taper: float  # share of the height over which the apex rounds off
+    midline: float  # x of the mediastinum
+    waist: float  # half width of the mediastinum behind the great vessels
+    heart: Floats  # (3,)
+    heart_radius: Floats  # (3,)
+    spine_y: float
+    spine_radius: float
+    aorta: Floats  # x, y, radius, top z
+    dome_z: Floats
+    dome: Floats
+    dome_x: Floats  # distance of the top of the dome from the midline
+    dome_rx: Floats
+    dome_y: float
+    dome_ry: float
+    recess_z: float  # no lung below
+    remnant: Floats  # (2, 4): centre and radius of the only aerated part; radius 0 where the lung is whole
+    lung_low: Floats  # (2, 3) box of each lung after the stretch
+    lung_high: Floats
+    oblique: Floats  # (2, 10) fissure polynomials
+    horizontal: Floats  # (10,)
+    wall: float  # muscle and rib outside the lung
+    fat: float
+    rib_slope: float
+    rib_step: float
+
+
+@numba.njit(cache=True)
+def smooth_max(a, b, k):
+    """Maximum with a corner rounded over `k` mm."""
+    h = max(k - abs(a - b), 0.0)
+    return max(a, b) + h * h / (4 * k)
+
+
+@numba.njit(cache=True)
+def ellipsoid(dx, dy, dz, rx, ry, rz):
+    """Distance to an ellipsoid around the origin."""
+    q = np.sqrt((dx / rx) ** 2 + (dy / ry) ** 2 + (dz / rz) ** 2)
+    g = np.sqrt((dx / rx**2) ** 2 + (dy / ry**2) ** 2 + (dz / rz**2) ** 2)
+    return q * (q - 1) / g if g > 1e-9 else -min(rx, min(ry, rz))
+
+
+@numba.njit(cache=True)
+def cage(c, x, y, z):
+    """Distance to the inner face of the chest wall."""
+    t = (c.apex_z - z) / c.height
+    if t <= 0.004:
+        return (0.004 - t) * c.height + 8.0
+    u = 1 - min(t / c.taper, 1.0)
+    round_ = np.sqrt(1 - u**2.3)
+    shoulder = 0.40 * c.half_width
+    a = shoulder + (c.half_width - shoulder) * round_
+    b = c.half_depth * round_
+    yc = 0.22 * c.half_depth * u  # the apex lies a little to the back
+    px, py = abs(x) / a, abs(y - yc) / b
+    n = c.power
+    r = (px**n + py**n) ** (1 / n)
+    if r < 1e-6:
+        return -min(a, b)
+    gx = (px / r) ** (n - 1) / a
+    gy = (py / r) ** (n - 1) / b
+    # the slope along z, from how the radii shrink towards the apex
+    gz = 0.0
+    if u > 0:
+        drdz = 2.3 * u**1.3 / (2 * round_) / (c.taper * c.height)
+        gz = gx * px * (c.half_width - shoulder) * drdz + gy * py * c.half_depth * drdz
+    return (r - 1) / np.sqrt(gx * gx + gy * gy + gz * gz)
+
+
+@numba.njit(cache=True)
+def dome_height(c, side, x, y):
+    """z of the diaphragm under one lung, and its slope."""
+    sx = abs(x - c.midline)
+    qx, qy = (sx - c.dome_x[side]) / c.dome_rx[side], (y - c.dome_y) / c.dome_ry
+    q = qx * qx + qy * qy
+    zd = c.dome_z[side] - c.dome[side] * q
+    slope = 2 * c.dome[side] * np.sqrt((qx / c.dome_rx[side]) ** 2 + (qy / c.dome_ry) ** 2)
+    if zd < c.recess_z:
+        return c.recess_z, 0.0
+    return zd, slope
+
+
+@numba.njit(cache=True)
+def lung(c, side, x, y, z):
+    """Distance to the surface of one lung."""
+    sign = 1.0 if side == 1 else -1.0
+    sx = sign * (x - c.midline)
+    zd, slope = dome_height(c, side, x, y)
+    d = smooth_max(cage(c, x, y, z), (zd - z) / np.sqrt(1 + slope * slope), 5.0)
+    t = (c.apex_z - z) / c.height
+    front = np.exp(-(((y + 0.1 * c.half_depth) / (0.55 * c.half_depth)) ** 2))
+    w = 6.0 + (c.waist - 6.0) * front + 8.0 * max(0.0, 1 - t / 0.25)
+    d = smooth_max(d, w - sx, 8.0)
+    d = smooth_max(
+        d,
+        -ellipsoid(
+            x - c.heart[0],
+            y - c.heart[1],
+            z - c.heart[2],
+            c.heart_radius[0],
+            c.heart_radius[1],
+            c.heart_radius[2],
+        ),
+        8.0,
+    )
+    d = smooth_max(d, c.spine_radius + 3.0 - np.hypot(x, y - c.spine_y), 8.0)
+    d = smooth_max(d, 4.0 - sign * x, 4.0)
+    if z < c.aorta[3]:
+        d = smooth_max(d, c.aorta[2] + 1.5 - np.hypot(x - c.aorta[0], y - c.aorta[1]), 5.0)
+    if c.remnant[side, 3] > 0:
+        r = np.sqrt(
+            (x - c.remnant[side, 0]) ** 2
+            + ((y - c.remnant[side, 1]) / 1.1) ** 2
+            + ((z - c.remnant[side, 2]) / 1.5) ** 2
+        )
+        d = smooth_max(d, r - c.remnant[side, 3], 5.0)
+    return d
+
+
+@numba.njit(cache=True)
+def _cubic(p, x, y):
+    return (
+        p[0]
+        + p[1] * x
+        + p[2] * y
+        + p[3] * x * x
+        + p[4] * x * y
+        + p[5] * y * y
+        + p[6] * x**3
+        + p[7] * x * x * y
+        + p[8] * x * y * y
+        + p[9] * y**3
+    )
+
+
+@numba.njit(cache=True)
+def _above(p, ax, ay, az, lx, ly, lz, y_low, y_high):
+    """Height above a fissure in mm along its normal; `a*` are box coordinates 0 to 1, `l*` box sizes."""
+    x = min(max(ax - 0.5, -0.4), 0.4)
+    y = min(max(ay, y_low), y_high) - 0.5
+    h = _cubic(p, x, y)
+    e = 1e-3
+    sx = (_cubic(p, x + e, y) - h) / e * lz / lx if -0.4 < ax - 0.5 < 0.4 else 0.0
+    sy = (_cubic(p, x, y + e) - h) / e * lz / ly if y_low < ay < y_high else 0.0
+    return (az - h) * lz / np.sqrt(1 + sx * sx + sy * sy)
+
+
+@numba.njit(cache=True)
+def lobe(c, m, side, x, y, z, grad):
+    """Lobe label of a point of one lung, and its distance from the nearest fissure, in mm.
+
+    The fissures are polynomials in the box of the stretched lung: they were fitted at inspiration.
+    """
+    a, b, h = stretch(m, x, y, z, grad)
+    lx = c.lung_high[side, 0] - c.lung_low[side, 0]
+    ly = c.lung_high[side, 1] - c.lung_low[side, 1]
+    lz = c.lung_high[side, 2] - c.lung_low[side, 2]
+    ax, ay, az = (
+        (a - c.lung_low[side, 0]) / lx,
+        (b - c.lung_low[side, 1]) / ly,
+        (h - c.lung_low[side, 2]) / lz,
+    )
+    if side == 1:
+        d = _above(c.oblique[1], ax, ay, az, lx, ly, lz, 0.17, 0.88)
+        return (1 if d > 0 else 2), abs(d)
+    d = _above(c.oblique[0], ax, ay, az, lx, ly, lz, 0.17, 0.90)
+    e = _above(c.horizontal, ax, ay, az, lx, ly, lz, 0.03, 0.63)
+    if d <= 0:
+        return 5, abs(d)
+    return (3 if e > 0 else 4), min(abs(d), abs(e))
+
+
+@numba.njit(cache=True)
+def lung_and_lobe(c, m, x, y, z, grad):
+    """Distance to the nearer lung's surface, the lobe label as if inside, distance to its fissure."""
+    side = 1 if x > 0.5 * c.midline else 0
+    d = lung(c, side, x, y, z)
+    label, fissure = 0, 1e3
+    if d < 6.0:
+        label, fissure = lobe(c, m, side, x, y, z, grad)
+    return d, label, fissure
+
+
+@numba.njit(parallel=True, cache=True)
+def lobes_at(c, m, points):
+    """Lobe labels at points (N, 3): 0 outside the lungs; and the distances to pleura and fissure."""
+    label = np.zeros(points.shape[0], np.uint8)
+    pleura, fissure = np.empty(points.shape[0]), np.empty(points.shape[0])
+    for n in numba.prange(points.shape[0]):
+        d, lab, f = lung_and_lobe(c, m, points[n, 0], points[n, 1], points[n, 2], np.empty((3, 3)))
+        pleura[n], fissure[n] = d, f
+        if d < 0:
+            label[n] = lab
+    return label, pleura, fissure
+
+
+@numba.njit(cache=True)
+def body_hu(c, d_cage, x, y, z, fx, fy, fz):
+    """HU outside the lungs and their tubes.
+
+    ``(fx, fy, fz)`` is where the matter was at expiration when it follows the diaphragm and the heart;
+    ``(x, y, z)`` when it follows the ribs, which move less. `d_cage` belongs to the latter.
+    """
+    ow, od = c.half_width + c.wall + c.fat, c.half_depth + c.wall + c.fat
+    r = ((abs(x) / ow) ** 2.3 + (abs(y - 4.0) / (od + 4.0)) ** 2.3) ** (1 / 2.3)
+    skin = (r - 1) * od
+    if skin > 0:
+        return -1000.0
+    s = np.hypot(x, y - c.spine_y)
+    # vertebral body, canal, processes
+    if s < c.spine_radius:
+        period = (z + 1000.0) % 26.0
+        if period < 4.0:
+            return 60.0
+        return 450.0 if s > c.spine_radius - 2.5 or period < 5.5 or period > 24.5 else 180.0
+    back = y - c.spine_y - c.spine_radius
+    if 0 <= back < 14 and abs(x) < 16:
+        return 25.0 if (abs(x) < 9 and back < 11) else 420.0
+    if 14 <= back < 34 and abs(x) < 4 and (z + 1000.0) % 26.0 > 8.0:
+        return 350.0
+    if z < c.aorta[3] and np.hypot(x - c.aorta[0], y - c.aorta[1]) < c.aorta[2]:
+        return 42.0
+    if d_cage > 0:
+        # ribs: tilted rings round the cage, cartilage in front; the sternum closes them
+        front = y < -0.82 * c.half_depth
+        if front and abs(x) < 17 and 4 < d_cage < 16 and z > c.recess_z + 60:
+            return 350.0 if d_cage < 6 or d_cage > 14 else 150.0
+        if z < c.apex_z + 6 and d_cage < 14:
+            tilt = z - c.rib_slope * y
+            n = np.floor(tilt / c.rib_step + 0.5)
+            dz = tilt - n * c.rib_step
+            e = ((d_cage - 6.5) / 4.0) ** 2 + (dz / 6.5) ** 2
+            if e < 1 and not (y < -0.5 * c.half_depth and tilt < c.recess_z + 30):
+                if y < -0.62 * c.half_depth and abs(x) < 0.55 * c.half_width:
+                    return 110.0
+                return 600.0 if e > 0.45 else 220.0
+        if skin > -2.0:
+            return 30.0
+        # muscle is thicker at the back and at the shoulders
+        muscle = (
+            c.wall
+            + (14.0 if y > 0.3 * c.half_depth else 0.0)
+            + 10.0 * max(0.0, min(1.0, (z - c.apex_z + 90) / 60))
+        )
+        return 55.0 if d_cage < muscle else -100.0
+    if skin > -2.0:
+        return 30.0
+    # inside the cage
+    d = ellipsoid(
+        fx - c.heart[0],
+        fy - c.heart[1],
+        fz - c.heart[2],
+        c.heart_radius[0] - 5,
+        c.heart_radius[1] - 5,
+        c.heart_radius[2] - 5,
+    )
+    if d < 0:
+        return 42.0
+    if d < 5.5:
+        return -85.0
+    side = 1 if fx > c.midline else 0
+    zd, slope = dome_height(c, side, fx, fy)
+    below = (zd - fz) / np.sqrt(1 + slope * slope)
+    if below > 0:
+        if below < 3:
+            return 50.0
+        if fx < 0.25 * c.half_width and fx < 40 + 0.3 * fy:
+            return 58.0  # liver
+        if np.hypot(fx - 0.62 * c.half_width, fy - 0.45 * c.half_depth) < 0.36 * c.half_width:
+            return 50.0  # spleen
+        if np.hypot((fx - 0.4 * c.half_width) / 1.3, fy + 0.15 * c.half_depth) < 0.34 * c.half_width:
+            return 20.0  # stomach
+        return -95.0
+    if np.hypot(fx - c.midline + 8, fy + 0.25 * c.half_depth) < 12 and fz > c.heart[2]:
+        return 42.0  # ascending aorta and superior vena cava
+    if np.hypot(fx - c.midline, fy + 0.05 * c.half_depth) < 16 and fz > c.heart[2]:
+        return 40.0  # hila and nodes
+    if np.hypot(x - 6, y - c.spine_y + c.spine_radius + 10) < 8:
+        return 35.0  # oesophagus
+    if c.remnant[side, 3] > 0:
+        return 38.0  # collapsed lung
+    return -60.0 if fy < -0.35 * c.half_depth else 20.0

@@ -1,0 +1,317 @@
+"""Drawing one subject: anatomy, breath and tissue from a case and a seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lungvq.phantom.cases import CaseSettings
+from lungvq.phantom.motion import Motion, map_points, random_waves, stretch_points
+from lungvq.phantom.shape import Shape, lobes_at
+from lungvq.phantom.tissue import Tissue, composition_at
+from lungvq.phantom.tree import fill, grow
+
+Floats = NDArray[np.float64]
+
+# Mean fissures of 75 inspiratory scans, z_n = sum c [1 X Y X^2 XY Y^2 X^3 X^2Y XY^2 Y^3] in the box of each
+# lung, from the annotated points of the Chest Imaging Platform; and how far they vary between people.
+_LEFT_OBLIQUE = (0.460, -0.029, 1.249, 0.668, 0.407, 0.517, -1.982, -3.595, -2.954, -4.325)
+_RIGHT_OBLIQUE = (0.427, -0.044, 0.996, 0.194, 0.245, 0.173, 1.317, -0.864, 1.633, -3.136)
+_HORIZONTAL = (0.508, -0.006, 0.134, 0.489, 0.862, 0.885, 1.759, 1.858, 1.783, 2.081)
+_FISSURE_SD = {"left": 0.094, "right": 0.067, "horizontal": 0.059}
+
+WAVES = 24
+SAMPLE_MM = 4.0
+VESSEL_STEP_MM = 9.0
+AIRWAY_STEP_MM = 20.0
+VESSEL_END_MM, VESSEL_POWER = 0.42, 0.30  # radius of the last branch; of one with n ends: times n^power
+AIRWAY_END_MM, AIRWAY_POWER = 0.75, 0.30
+
+
+@dataclass(frozen=True)
+class Tubes:
+    """Branches at expiration: ends (B, 2, 3) in LPS mm, radii (B,) in mm, the lobe each stays in (0: any)."""
+
+    ends: Floats
+    radius: Floats
+    lobe: NDArray[np.int64]
+
+    def __add__(self, other: Tubes) -> Tubes:
+        return Tubes(
+            np.concatenate([self.ends, other.ends]),
+            np.concatenate([self.radius, other.radius]),
+            np.concatenate([self.lobe, other.lobe]),
+        )
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Everything that is drawn before a voxel is."""
+
+    shape: Shape
+    motion: Motion
+    tissue: Tissue
+    vessels: Tubes
+    airways: Tubes
+    ribs_rise: float
+    samples: Floats  # (N, 3) points of the lungs at expiration, on a grid of SAMPLE_MM
+    sample_lobes: NDArray[np.uint8]
+
+
+def draw_subject(case: CaseSettings, rng: np.random.Generator) -> Subject:
+    """One subject of a case."""
+    shape = _draw_shape(case, rng)
+    motion = _draw_motion(case, shape, rng)
+    shape = _with_boxes(shape, motion)
+    points = fill_lungs(shape, motion)
+    labels, pleura, _ = lobes_at(shape, motion, points)
+    points, labels = points[labels > 0], labels[labels > 0]
+    motion, tissue = _draw_tissue(case, shape, motion, points, labels, rng)
+    vessels, airways = _draw_trees(shape, motion, rng)
+    return Subject(shape, motion, tissue, vessels, airways, float(rng.uniform(4, 9)), points, labels)
+
+
+def fill_lungs(shape: Shape, motion: Motion, step: float = SAMPLE_MM) -> Floats:
+    """A grid of points over the box of both lungs at expiration."""
+    low, high = _lung_box(shape)
+    axes = [np.arange(a, b, step) for a, b in zip(low, high, strict=True)]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+
+
+def _lung_box(shape: Shape) -> tuple[Floats, Floats]:
+    low = np.array([-shape.half_width, -shape.half_depth, shape.recess_z]) - 4.0
+    high = np.array([shape.half_width, shape.half_depth * 1.2, shape.apex_z]) + 4.0
+    return low, high
+
+
+def _vary(rng: np.random.Generator, mean: float, share: float) -> float:
+    return float(mean * (1 + share * np.clip(rng.normal(), -2, 2)))
+
+
+def _fissure(rng: np.random.Generator, mean: tuple[float, ...], sd: float) -> Floats:
+    """A fissure of one person: the mean surface, raised and tilted within the published spread."""
+    c = np.array(mean)
+    c[0] += np.clip(rng.normal(), -1.8, 1.8) * sd * 0.6
+    c[1:3] += np.clip(rng.normal(size=2), -1.8, 1.8) * sd * 1.5
+    c[3:6] += np.clip(rng.normal(size=3), -1.8, 1.8) * sd * 2.0
+    return c
+
+
+def _draw_shape(case: CaseSettings, rng: np.random.Generator) -> Shape:
+    size = _vary(rng, 1.0, 0.05)
+    half_width = _vary(rng, 124 * size, 0.03)
+    half_depth = _vary(rng, 84 * size, 0.04)
+    height = _vary(rng, 200 * size, 0.04)
+    shift = rng.uniform(22, 30) if case.collapsed_left else rng.uniform(-2, 4)
+    recess = 0.0
+    dome_left = recess + height * rng.uniform(0.24, 0.30)
+    dome_right = dome_left + rng.uniform(8, 18)
+    spine_y = half_depth * 0.78
+    remnant = np.zeros((2, 4))
+    if case.collapsed_left:
+        remnant[1] = (half_width * 0.62, half_depth * 0.05, height * 0.72, 24 * size)
+    return Shape(
+        apex_z=height,
+        height=height,
+        half_width=half_width,
+        half_depth=half_depth,
+        power=rng.uniform(2.2, 2.6),
+        taper=rng.uniform(0.55, 0.68),
+        midline=shift,
+        waist=24 * size,
+        heart=np.array([24 * size + shift, -28 * size, dome_left + 26 * size]),
+        heart_radius=np.array([54.0, 44.0, 46.0]) * size * rng.uniform(0.92, 1.06),
+        spine_y=spine_y,
+        spine_radius=19 * size,
+        aorta=np.array([24 * size, spine_y - 24 * size, 12.0, height * 0.72]),
+        dome_z=np.array([dome_right, dome_left]),
+        dome=np.array([dome_right, dome_left]) * rng.uniform(0.75, 0.9),
+        dome_x=np.array([62.0, 66.0]) * size,
+        dome_rx=np.array([60.0, 56.0]) * size,
+        dome_y=-8 * size,
+        dome_ry=86 * size * rng.uniform(0.95, 1.05),
+        recess_z=recess,
+        remnant=remnant,
+        lung_low=np.zeros((2, 3)),
+        lung_high=np.ones((2, 3)),
+        oblique=np.stack(
+            [
+                _fissure(rng, _RIGHT_OBLIQUE, _FISSURE_SD["right"]),
+                _fissure(rng, _LEFT_OBLIQUE, _FISSURE_SD["left"]),
+            ]
+        ),
+        horizontal=_fissure(rng, _HORIZONTAL, _FISSURE_SD["horizontal"]),
+        wall=rng.uniform(15, 19),
+        fat=rng.uniform(8, 24),
+        rib_slope=rng.uniform(0.35, 0.5),
+        rib_step=height / rng.uniform(8.5, 9.5),
+    )
+
+
+def _draw_motion(case: CaseSettings, shape: Shape, rng: np.random.Generator) -> Motion:
+    descent = rng.uniform(*case.descent_mm) * (1 + 0.06 * rng.normal(size=2).clip(-2, 2))
+    back = rng.uniform(0.2, 0.4)
+    widen = np.full(2, rng.uniform(*case.widen))
+    deepen = np.full(2, rng.uniform(*case.deepen))
+    if case.collapsed_left:
+        descent[1], widen[1], deepen[1] = 4.0, 0.01, 0.01
+    wave_k, wave_phase = random_waves(rng, WAVES, rng.uniform(18, 26))
+    amp = rng.normal(size=(WAVES, 3)) * case.ripple_mm * np.sqrt(2 / WAVES)
+    return Motion(
+        apex_z=shape.apex_z + 4.0,
+        height=shape.height,
+        middle_x=shape.midline,
+        back_y=shape.spine_y + 10.0,
+        depth_ap=1.9 * shape.half_depth,
+        depth=descent * (1 - back / 2),
+        depth_back=descent * back,
+        widen=widen,
+        deepen=deepen,
+        wave_k=wave_k,
+        wave_phase=wave_phase,
+        wave_amp=amp,
+        bump_at=np.zeros((0, 3)),
+        bump_sigma=np.zeros(0),
+        bump_gain=np.zeros(0),
+    )
+
+
+def _with_boxes(shape: Shape, motion: Motion) -> Shape:
+    """The boxes of the stretched lungs, in which the fissures are given."""
+    whole = shape._replace(remnant=np.zeros((2, 4)))
+    points = fill_lungs(shape, motion)
+    inside = points[lobes_at(whole, motion, points)[0] > 0]
+    moved = stretch_points(motion, inside)
+    left = inside[:, 0] > 0.5 * shape.midline
+    sides = [moved[~left], moved[left]]
+    return shape._replace(
+        lung_low=np.stack([s.min(axis=0) for s in sides]) - SAMPLE_MM / 2,
+        lung_high=np.stack([s.max(axis=0) for s in sides]) + SAMPLE_MM / 2,
+    )
+
+
+def _draw_tissue(
+    case: CaseSettings,
+    shape: Shape,
+    motion: Motion,
+    points: Floats,
+    labels: NDArray[np.uint8],
+    rng: np.random.Generator,
+) -> tuple[Motion, Tissue]:
+    """Tissue and its defects, and the motion with what the defects hold back."""
+    rows: list[tuple[Floats, Floats, float, float, float, float]] = []
+    bumps: list[tuple[Floats, float, float]] = []
+
+    def pick(where: NDArray[np.bool_]) -> Floats:
+        return points[where][rng.integers(int(where.sum()))]
+
+    height = (points[:, 2] - shape.recess_z) / shape.height
+    for _ in range(case.emphysema):
+        at, radius = pick(height > 0.55), rng.uniform(16, 34)
+        severity = rng.uniform(0.25, 0.5)
+        rows.append((at, np.zeros(3), radius, rng.uniform(0.2, 0.5), severity, severity))
+        bumps.append((at, radius, rng.uniform(0.03, 0.08)))
+    for _ in range(case.trapping):
+        at, radius = pick(height < 0.8), rng.uniform(18, 32)
+        rows.append((at, np.zeros(3), radius, rng.uniform(0.5, 0.9), 0.8, 0.75))
+        bumps.append((at, radius, rng.uniform(0.14, 0.2)))
+    for n in range(case.emboli):
+        side = -1.0 if n % 2 else 1.0
+        hilum = _hilum(shape, side)
+        target = pick(
+            (np.abs(points[:, 0] - shape.midline) > 70) & ((points[:, 0] > shape.midline) == (side > 0))
+        )
+        axis = (target - hilum) / np.linalg.norm(target - hilum)
+        rows.append(
+            (hilum, axis, rng.uniform(0.25, 0.4), rng.uniform(0.05, 0.15), rng.uniform(0.65, 0.9), 1.0)
+        )
+
+    flow_k, flow_phase = random_waves(rng, WAVES, rng.uniform(12, 20))
+    dense_k, dense_phase = random_waves(rng, WAVES, rng.uniform(8, 14))
+    column = list(zip(*rows, strict=True)) if rows else [[]] * 6
+    tissue = Tissue(
+        dry=_vary(rng, 0.105, 0.08),
+        blood=_vary(rng, 0.125, 0.08),
+        follow=rng.uniform(*case.follow),
+        gain=rng.uniform(*case.gain),
+        flip=float(case.flip),
+        middle_y=float(points[:, 1].mean()),
+        middle_z=float(points[:, 2].mean()),
+        gravity_density=rng.uniform(0.0018, 0.0032),
+        gravity_flow=rng.uniform(0.002, 0.0045),
+        flow_scale=1.0,
+        flow_k=flow_k,
+        flow_phase=flow_phase,
+        flow_amp=case.flow_sd,
+        dense_k=dense_k,
+        dense_phase=dense_phase,
+        dense_amp=0.07,
+        at=np.array(column[0], float).reshape(-1, 3),
+        axis=np.array(column[1], float).reshape(-1, 3),
+        size=np.array(column[2], float),
+        flow_factor=np.array(column[3], float),
+        blood_factor=np.array(column[4], float),
+        dry_factor=np.array(column[5], float),
+    )
+    tissue = tissue._replace(flow_scale=1 / composition_at(tissue, points)[:, 3].mean())
+    motion = motion._replace(
+        bump_at=np.array([b[0] for b in bumps], float).reshape(-1, 3),
+        bump_sigma=np.array([b[1] for b in bumps], float),
+        bump_gain=np.array([b[2] for b in bumps], float),
+    )
+    return motion, tissue
+
+
+def _hilum(shape: Shape, side: float) -> Floats:
+    return np.array(
+        [shape.midline + side * (shape.waist + 2), 4.0, shape.heart[2] + 0.75 * shape.heart_radius[2]]
+    )
+
+
+def _draw_trees(shape: Shape, motion: Motion, rng: np.random.Generator) -> tuple[Tubes, Tubes]:
+    vessels, airways = [], []
+    carina = np.array([shape.midline * 0.6, 8.0, _hilum(shape, 1)[2] + 22.0])
+    trachea = np.array([carina, carina + (0, -14.0, 180.0)])
+    airways.append(Tubes(trachea[None], np.array([8.0]), np.array([0])))
+    for side in (-1.0, 1.0):
+        root = _hilum(shape, side)
+        airways.append(Tubes(np.stack([carina, root])[None], np.array([6.0]), np.array([0])))
+    low, high = _lung_box(shape)
+    for step, radius, power, out, copies in (
+        (VESSEL_STEP_MM, VESSEL_END_MM, VESSEL_POWER, vessels, 2),
+        (AIRWAY_STEP_MM, AIRWAY_END_MM, AIRWAY_POWER, airways, 1),
+    ):
+        for copy in range(copies):
+            seeds = fill(low, high, step, rng)
+            labels, pleura, fissure = lobes_at(shape, motion, seeds)
+            room = (pleura < -2.5) & (fissure > 2.0)
+            for label in range(1, 6):
+                mine = seeds[(labels == label) & room]
+                if len(mine) < 3:
+                    continue
+                root = _hilum(shape, 1.0 if label < 3 else -1.0) + (0, 5.0 * copy, -6.0 * copy)
+                branches, ends = grow(mine, root)
+                thick = radius * ends**power
+                out.append(Tubes(branches, thick, np.full(len(ends), label)))
+    total_v, total_a = vessels[0], airways[0]
+    for t in vessels[1:]:
+        total_v = total_v + t
+    for t in airways[1:]:
+        total_a = total_a + t
+    return total_v, total_a
+
+
+def at_inspiration(tubes: Tubes, motion: Motion, excess: Floats) -> tuple[Floats, Floats]:
+    """Where branches are after the breath, and how thick: each keeps its mass above what surrounds it.
+
+    Parameters
+    ----------
+    excess : ndarray, shape (B,)
+        Density above the surroundings at inspiration, relative to expiration.
+    """
+    ends = map_points(motion, tubes.ends.reshape(-1, 3))[0].reshape(-1, 2, 3)
+    before = np.linalg.norm(np.diff(tubes.ends, axis=1)[:, 0], axis=1)
+    after = np.linalg.norm(np.diff(ends, axis=1)[:, 0], axis=1)
+    return ends, tubes.radius * np.sqrt(np.maximum(before, 1e-6) / np.maximum(after, 1e-6) / excess)
