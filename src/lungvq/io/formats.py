@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,10 @@ from typing import Any, BinaryIO
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
+from nibabel.filebasedimages import ImageFileError
+from nibabel.imageglobals import LoggingOutputSuppressor
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
 from lungvq.errors import GeometryError, InputError, OutputError
@@ -49,6 +54,7 @@ _COMPRESSION = 1  # maps are mostly NaN and CT is mostly noise: higher levels co
 _BLOCK = 1 << 20
 _LAST_BLOCK = b"\x03\x00"  # an empty deflate block that says it is the last
 _SAME_PLACE_MM = 0.1
+_NIFTI_ERRORS = (ImageFileError, HeaderDataError, WrapStructError)
 _ORIENTATION_ADVICE = "Export the scan again from DICOM, or add the orientation to the header."
 
 
@@ -130,41 +136,50 @@ def _orientation_unknown(path: Path) -> Finding:
 
 
 def _load_nifti(path: Path) -> Stored:
-    damaged = f"{path}: the file is damaged or cut short; copy or convert it again"
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
     try:
-        image = nib.load(path)
-    except (nib.filebasedimages.ImageFileError, EOFError, gzip.BadGzipFile, zlib.error):
-        raise InputError(f"{path}: not a NIfTI image, or damaged") from None
-    except (ValueError, OverflowError, nib.spatialimages.HeaderDataError) as error:
-        raise InputError(f"{path}: the NIfTI header is damaged ({error})") from None
-    if not isinstance(image, nib.Nifti1Image):  # Nifti2Image is one too
-        raise InputError(f"{path}: not a NIfTI image, or damaged")
+        with gzip.open(path) if packed else path.open("rb") as stream, LoggingOutputSuppressor():
+            stored = _parse_nifti(path, stream)
+            while stream.read(_BLOCK):  # to the end: gzip's checksum comes last
+                pass
+    except PermissionError:
+        raise
+    except (EOFError, OSError, ValueError, OverflowError, zlib.error, *_NIFTI_ERRORS):
+        raise InputError(
+            f"{path}: not a NIfTI image, or damaged, or cut short; copy or convert it again"
+        ) from None
+    return stored
+
+
+def _parse_nifti(path: Path, stream: Any) -> Stored:
+    first = stream.read(4)
+    stream.seek(0)
+    kind = (
+        nib.Nifti2Image
+        if 540 in (int.from_bytes(first, "little"), int.from_bytes(first))
+        else nib.Nifti1Image
+    )
+    spacing = kind.header_class.from_fileobj(stream, check=False)["pixdim"][1:4]
+    stream.seek(0)
+    image = kind.from_stream(stream)
     header = image.header
     proxy: Any = image.dataobj
     size: tuple[int, ...] = image.shape
     components = 1
     if len(size) == 5 and size[3] == 1:
-        size, components = size[:3], size[4]
+        components = size[4]
+        size = size[:3]
     _check_layout(path, size, components)
     if header.get_data_dtype().kind not in "iuf":
         raise InputError(f"{path}: expected one number per voxel, got type {header.get_data_dtype()}")
-    try:
-        array = np.asanyarray(proxy.get_unscaled())
-    except (EOFError, OSError, ValueError, zlib.error) as error:
-        if isinstance(error, PermissionError):
-            raise
-        raise InputError(damaged) from None
+    if header["sform_code"] == 0 and not (np.isfinite(spacing) & (spacing > 0)).all():
+        raise InputError(f"{path}: the header's spacing is zero, negative or not a number")
+    affine, findings = _nifti_affine(path, image)
+    array = np.asanyarray(proxy.get_unscaled())
     array = array.reshape((*size[:3], *([components] if components > 1 else [])), order="F")
     array = array.transpose(2, 1, 0, *range(3, array.ndim))
-    affine, findings = _nifti_affine(path, image)
-    return Stored(
-        _native(array),
-        affine,
-        "nifti",
-        float(proxy.slope),
-        float(proxy.inter),
-        findings,
-    )
+    return Stored(_native(array), affine, "nifti", float(proxy.slope), float(proxy.inter), findings)
 
 
 def _nifti_affine(path: Path, image: nib.Nifti1Image) -> tuple[NDArray[np.float64], tuple[Finding, ...]]:
@@ -174,7 +189,7 @@ def _nifti_affine(path: Path, image: nib.Nifti1Image) -> tuple[NDArray[np.float6
     sform, qform = header.get_sform(coded=True)[0], None
     try:
         qform = header.get_qform(coded=True)[0]
-    except (ValueError, nib.spatialimages.HeaderDataError):
+    except (ValueError, HeaderDataError):
         if sform is None:
             raise InputError(f"{path}: the orientation in the header is damaged") from None
     if sform is None and qform is None:
@@ -248,21 +263,41 @@ def _load_itk(path: Path, kind: str) -> Stored:
         if len(size) > 3:  # a fourth axis of length 1
             reader.SetExtractSize([*size[:3], 0])
         image = reader.Execute()
-    except RuntimeError:
+        head = _check_packed(path, kind)
+    except (RuntimeError, EOFError, OSError, zlib.error) as error:
+        if isinstance(error, PermissionError):
+            raise
         raise InputError(f"{path}: not a readable image; it is damaged, cut short, or not complete") from None
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
     affine[:3, 3] = image.GetOrigin()
-    findings = () if _says_orientation(path, kind) else (_orientation_unknown(path),)
+    findings = () if _says_orientation(head, kind) else (_orientation_unknown(path),)
     return Stored(sitk.GetArrayFromImage(image), _swap_axes(affine), kind, findings=findings)
 
 
-def _says_orientation(path: Path, kind: str) -> bool:
+def _check_packed(path: Path, kind: str) -> bytes:
+    """Unpack compressed values up to their checksum, which the readers ignore; return the text header."""
+    packed = rb"^CompressedData *= *True" if kind == "mha" else rb"^encoding: *(gzip|gz)"
+    head = b""
     with path.open("rb") as stream:
-        head = stream.read(16384)
+        while line := stream.readline():
+            head += line
+            if line.startswith(b"ElementDataFile") if kind == "mha" else not line.strip():
+                break
+        elsewhere = re.search(rb"^(data ?file:|ElementDataFile *= *(?!LOCAL))", head, re.M)
+        if re.search(packed, head, re.M | re.I) and not elsewhere:
+            unpacker = zlib.decompressobj(32 + zlib.MAX_WBITS)  # gzip or zlib
+            while block := stream.read(_BLOCK >> 4):
+                unpacker.decompress(block)
+            if not unpacker.eof:
+                raise EOFError
+    return head
+
+
+def _says_orientation(head: bytes, kind: str) -> bool:
     if kind == "mha":
         return any(key in head for key in (b"TransformMatrix", b"Rotation", b"Orientation"))
-    return b"\nspace:" in head.split(b"\n\n", 1)[0].replace(b"\r", b"")
+    return b"\nspace:" in head
 
 
 def _numbers(values: NDArray[np.float64], join: str = " ") -> str:
