@@ -1,0 +1,182 @@
+"""Large motion without local minima: try every displacement, then agree with the neighbours.
+
+Nodes on a coarse lattice inside the fixed lung try all displacements within a radius; the cost is how many
+bits of the self-similarity codes differ around the node. Coupled convex optimisation (Steinbruecker et al.
+2009; Heinrich et al. 2014) alternates between choosing each node's best displacement near a smooth field and smoothing
+what was chosen, with a tether that tightens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+from numba.core import types
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+from lungvq import _sampling
+from lungvq.register.descriptors import encode
+from lungvq.register.field import Array, Mask, pull, smooth
+
+__all__ = ["LEVELS", "Level", "search"]
+
+_TETHERS = (0.003, 0.012, 0.05, 0.2, 0.8, 3.0)
+
+
+@dataclass(frozen=True)
+class Level:
+    """One pass of the search; lengths in voxels of the working grid."""
+
+    lattice: int
+    """Distance between nodes."""
+    step: int
+    """Distance between displacements that are tried."""
+    steps: int
+    """How many of them to each side."""
+
+    @property
+    def radius(self) -> int:
+        """Largest displacement along an axis."""
+        return self.step * self.steps
+
+
+LEVELS = (Level(4, 2, 7), Level(3, 1, 5), Level(2, 1, 3))
+"""With 2 mm voxels: 8 mm nodes, 28 mm to each side; 6 and 10; 4 and 6."""
+
+
+@intrinsic
+def _count_bits(typingctx, value):
+    def codegen(context, builder, signature, args):
+        return builder.ctpop(args[0])
+
+    return types.uint64(types.uint64), codegen
+
+
+@numba.njit(parallel=True, cache=True)
+def _costs(fixed, moving, pad, nodes, spread, step, steps):
+    """(nodes, labels) counts of differing bits over 27 samples around each node.
+
+    `moving` has `pad` more voxels than `fixed` on every side, enough for the largest displacement.
+    """
+    width = 2 * steps + 1
+    out = np.zeros((nodes.shape[0], width**3), np.uint16)
+    nz, ny, nx = fixed.shape
+    for n in numba.prange(nodes.shape[0]):
+        row = np.zeros(width, np.uint64)
+        for sample in range(27):
+            z = min(max(nodes[n, 0] + (sample // 9 - 1) * spread, 0), nz - 1)
+            y = min(max(nodes[n, 1] + (sample // 3 % 3 - 1) * spread, 0), ny - 1)
+            x = min(max(nodes[n, 2] + (sample % 3 - 1) * spread, 0), nx - 1)
+            code = fixed[z, y, x]
+            first = x + pad - step * steps
+            for a in range(width):
+                for b in range(width):
+                    line = moving[z + pad + (a - steps) * step, y + pad + (b - steps) * step]
+                    for c in range(width):
+                        row[c] = _count_bits(code ^ line[first + c * step])
+                    base = (a * width + b) * width
+                    for c in range(width):
+                        out[n, base + c] += np.uint16(row[c])
+    return out
+
+
+@numba.njit(parallel=True, cache=True)
+def _choose(costs, unit, target, tether, steps, out):
+    """Each node's displacement (in steps) of least cost plus tether to `target`, both (nodes, 3)."""
+    for n in numba.prange(costs.shape[0]):
+        best = np.float32(1e30)
+        bz = by = bx = 0
+        label = 0
+        for a in range(-steps, steps + 1):
+            za = (a - target[n, 0]) ** 2
+            for b in range(-steps, steps + 1):
+                yb = za + (b - target[n, 1]) ** 2
+                for c in range(-steps, steps + 1):
+                    value = costs[n, label] * unit + tether * (yb + (c - target[n, 2]) ** 2)
+                    label += 1
+                    if value < best:
+                        best, bz, by, bx = value, a, b, c
+        out[n, 0], out[n, 1], out[n, 2] = bz, by, bx
+
+
+def _lattice(mask: Mask, every: int) -> tuple[Mask, NDArray[np.int64]]:
+    """Nodes at multiples of `every` whose cell meets the mask: a mask over the lattice, and their voxels."""
+    shape = tuple(-(-n // every) for n in mask.shape)
+    padded = np.pad(
+        mask,
+        [(every // 2, s * every - n + every - every // 2) for s, n in zip(shape, mask.shape, strict=True)],
+    )
+    cells = padded[tuple(slice(0, s * every) for s in shape)]
+    k, j, i = shape
+    share = cells.reshape(k, every, j, every, i, every).mean(axis=(1, 3, 5))
+    on = share >= 0.4
+    if not on.any():
+        on = share == share.max()
+    nodes = np.minimum(np.argwhere(on) * every, np.array(mask.shape) - 1)
+    return on, nodes
+
+
+def search(
+    fixed: Array,
+    mask: Mask,
+    moving: Array,
+    moving_mask: Array,
+    start: Array,
+    pad: int,
+    level: Level,
+    *,
+    outside: float,
+) -> Array:
+    """Improve a field by trying all displacements within the level's radius.
+
+    Parameters
+    ----------
+    fixed : ndarray, shape (K, J, I)
+    mask : ndarray of bool, shape (K, J, I)
+    moving : ndarray, shape (K', J', I')
+    moving_mask : ndarray of float32, shape (K', J', I')
+        Share of each voxel that is lung.
+    start : ndarray, shape (3, K + 2 pad, J + 2 pad, I + 2 pad)
+        The field so far, on a margin of `pad` more voxels; index of `fixed`'s voxel to index of `moving`.
+    pad : int
+        At least the level's radius.
+    level : Level
+    outside : float
+        The constant both images have outside the lung.
+
+    Returns
+    -------
+    ndarray, shape (3, K, J, I)
+    """
+    shifted = start - np.float32(pad)  # start counts from the padded corner
+    shape = tuple(n - 2 * pad for n in start.shape[1:])
+    warped = pull(moving[None], shifted, False, np.float32(outside))[0]
+    warped_mask = pull(moving_mask[None], shifted, False, np.float32(0))[0] > 0.5
+    on, nodes = _lattice(mask, level.lattice)
+    costs = _costs(
+        encode(fixed, mask),
+        encode(warped, warped_mask),
+        pad,
+        nodes,
+        max(1, level.lattice // 2),
+        level.step,
+        level.steps,
+    )
+    chosen = np.zeros((len(nodes), 3), np.float32)
+    target = np.zeros((len(nodes), 3), np.float32)
+    lattice_field = np.zeros((3, *on.shape), np.float32)
+    for tether in _TETHERS:
+        _choose(costs, np.float32(1 / 27), target, np.float32(tether), level.steps, chosen)
+        lattice_field[:, on] = chosen.T
+        agreed = smooth(lattice_field, on, sigma=1.0)
+        target = np.ascontiguousarray(agreed[:, on].T)
+    to_node = np.eye(3, 4) / level.lattice
+    step = np.stack(
+        [
+            _sampling.resample_linear(np.pad(component, (0, 1), mode="edge"), to_node, shape, np.nan)
+            for component in agreed * np.float32(level.step)
+        ]
+    )
+    return step + pull(start, step + np.float32(pad), True, 0.0)

@@ -1,0 +1,482 @@
+"""The registration from end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation, distance_transform_edt
+
+from lungvq.anatomy import LUNGS
+from lungvq.errors import GeometryError, PairError
+from lungvq.progress import SILENT, Progress
+from lungvq.register import discrete, refine
+from lungvq.register.field import (
+    Array,
+    Mask,
+    affine_field,
+    blur,
+    extrapolate,
+    gaussian_mean,
+    jacobian,
+    pull,
+    smooth,
+)
+from lungvq.register.initialise import moments_map
+from lungvq.register.quality import Evidence, RegistrationQuality, measure, signed_distance
+from lungvq.volume import Grid, Volume, grid_around
+
+__all__ = ["RegisterOptions", "Registration", "register", "warp_labels"]
+
+_OUTSIDE_HU = -400.0
+_CLIP_HU = (-1000.0, 100.0)
+_SMALLEST_JACOBIAN = 0.1
+_UNFOLD_SIGMAS = (1.0, 1.5, 2.0, 2.0, 3.0, 3.0, 4.0, 4.0, 6.0, 8.0)  # voxels
+_BOX_MARGIN = 10  # voxels around a lung: room for the second and third search and for continuation
+
+
+Box = tuple[slice, slice, slice]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisterOptions:
+    """How to register.
+
+    Parameters
+    ----------
+    spacing_mm : float
+        Of the working grid, on which the results lie.
+    fine_mm : float or None
+        Spacing of the last refinement; None to do without.
+    jacobian_sigma_mm : float
+        Gaussian sigma of the average that makes `Registration.jacobian`.
+    margin_mm : float
+        How far the results reach beyond the fixed lungs.
+    smallest_lung_ml : float
+        A lung below this volume in either scan is not registered.
+    """
+
+    spacing_mm: float = 2.0
+    fine_mm: float | None = 1.5
+    jacobian_sigma_mm: float = 4.0
+    margin_mm: float = 20.0
+    smallest_lung_ml: float = 10.0
+
+
+@dataclass(frozen=True, eq=False)
+class Registration:
+    """Where each point of the fixed scan (expiration) lies in the moving one (inspiration).
+
+    All volumes share one isotropic grid along the body axes that covers both fixed lungs and a margin.
+
+    Parameters
+    ----------
+    displacement : Volume, (K, J, I, 3) float32
+        ``u(x) = phi(x) - x`` in mm, LPS (x, y, z); finite everywhere.
+    lungs : Volume, uint8
+        The fixed lungs, 1 left, 2 right.
+    jacobian, jacobian_raw : Volume, float32
+        det grad phi, from each lung's own field: averaged within the lung, and as it is. NaN outside.
+    moving_on_fixed : Volume, float32
+        HU of the moving scan at phi(x); NaN where that lies outside the scan.
+    confidence : Volume, float32
+        Local correlation of the two scans after registration, 0 to 1; NaN outside the lungs.
+    quality : RegistrationQuality
+    """
+
+    displacement: Volume
+    lungs: Volume
+    jacobian: Volume
+    jacobian_raw: Volume
+    moving_on_fixed: Volume
+    confidence: Volume
+    quality: RegistrationQuality
+
+
+@dataclass(frozen=True, eq=False)
+class _Lung:
+    """One lung of one scan on a working grid: HU, constant around it, and the share of lung in a voxel."""
+
+    hu: Array
+    share: Array
+    grid: Grid
+
+    @property
+    def mask(self) -> Mask:
+        return self.share > 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """One lung of one scan as given, cut to its surroundings."""
+
+    scan: Volume
+    lung: Volume
+
+    @classmethod
+    def cut(cls, scan: Volume, lungs: Volume, label: int, margin_mm: float = 12.0) -> _Source:
+        box = _bounding(lungs.array == label, [int(np.ceil(margin_mm / s)) for s in scan.spacing])
+        lung = lungs.array[box] == label
+        hu = np.where(lung, np.clip(scan.array[box], *_CLIP_HU), _OUTSIDE_HU).astype(np.float32)
+        return cls(
+            Volume(hu, scan.grid.crop(box).affine),
+            Volume(lung.astype(np.float32), scan.grid.crop(box).affine),
+        )
+
+    @property
+    def volume_ml(self) -> float:
+        return float(self.lung.array.sum(dtype=float)) * self.lung.voxel_ml
+
+    def corners(self) -> NDArray[np.float64]:
+        """LPS mm of the corners of the box around the lung."""
+        box = _bounding(self.lung.array > 0)
+        return self.lung.grid.world(list(product(*((s.start, s.stop - 1) for s in box))))
+
+    def on(self, grid: Grid) -> _Lung:
+        """On a working grid, without aliasing."""
+        hu = self.scan.resample(grid, fill=_OUTSIDE_HU).array
+        return _Lung(hu, self.lung.resample(grid, fill=0.0).array, grid)
+
+    def around(self, spacing: float, margin: float) -> _Lung:
+        """On a working grid of its own."""
+        return self.on(grid_around(self.corners(), spacing, margin))
+
+
+@dataclass(frozen=True, eq=False)
+class _Result:
+    """One lung's registration on its part of the working grid."""
+
+    box: Box
+    mask: Mask
+    motion: Array
+    """u in mm, components along (k, j, i), good in the mask and continued beyond."""
+    jacobian: Array
+    evidence: Evidence
+
+
+def register(
+    fixed: Volume,
+    moving: Volume,
+    fixed_lungs: Volume,
+    moving_lungs: Volume,
+    *,
+    options: RegisterOptions = RegisterOptions(),
+    progress: Progress = SILENT,
+) -> Registration:
+    """Find where each point of the fixed lungs (expiration) lies in the moving scan (inspiration).
+
+    Parameters
+    ----------
+    fixed, moving : Volume
+        HU, canonical order (``reorient("SPL")``), any spacing.
+    fixed_lungs, moving_lungs : Volume, uint8
+        0 outside, 1 left, 2 right, on the grids of `fixed` and `moving`.
+    options : RegisterOptions, optional
+    progress : Progress, optional
+
+    Returns
+    -------
+    Registration
+
+    Raises
+    ------
+    GeometryError
+        If a mask does not lie on its scan's grid.
+    PairError
+        If no lung is large enough in both scans.
+
+    Notes
+    -----
+    The metric is local correlation, blind to how density changes with volume: nothing here assumes that mass
+    is kept. Left and right never share a field. The same input gives the same result, bit for bit.
+    """
+    for scan, lungs, name in ((fixed, fixed_lungs, "fixed"), (moving, moving_lungs, "moving")):
+        if not scan.grid.same_as(lungs.grid):
+            raise GeometryError(f"expected the {name} lungs on the grid of the {name} scan, got another grid")
+    sources, notes = _pair_up(fixed, moving, fixed_lungs, moving_lungs, options.smallest_lung_ml)
+    if not sources:
+        raise PairError("no lung can be registered: " + "; ".join(notes))
+
+    present = fixed_lungs.array > 0
+    everything = Volume(present, fixed_lungs.affine).crop(_bounding(present))
+    corners = everything.grid.world(list(product(*((0, n - 1) for n in everything.shape))))
+    grid = grid_around(corners, options.spacing_mm, options.margin_mm)
+    results = {}
+    for name, (a, b) in sources.items():
+        progress.stage(f"registering the {name} lung")
+        results[name] = _register_lung(a, b, grid, options, progress)
+
+    progress.stage("joining the lungs")
+    labels = fixed_lungs.resample_labels(grid).array
+    labels[np.isin(labels, [LUNGS[name] for name in results])] = 0  # theirs come from the share of each voxel
+    smoothed, raw, confidence = (np.full(grid.shape, np.nan, np.float32) for _ in range(3))
+    sigma = options.jacobian_sigma_mm / options.spacing_mm
+    for name, r in results.items():
+        labels[r.box][r.mask] = LUNGS[name]
+        raw[r.box][r.mask] = r.jacobian[r.mask]
+        smoothed[r.box][r.mask] = gaussian_mean(r.jacobian, r.mask, sigma)[r.mask]
+        confidence[r.box][r.mask] = r.evidence.after[r.mask]
+    motion = _join(list(results.values()), grid)
+    displacement = Volume(np.ascontiguousarray(np.moveaxis(motion[::-1], 0, -1)), grid.affine)
+    return Registration(
+        displacement=displacement,
+        lungs=Volume(labels, grid.affine),
+        jacobian=Volume(smoothed, grid.affine),
+        jacobian_raw=Volume(raw, grid.affine),
+        moving_on_fixed=_warp(moving, moving_lungs, displacement),
+        confidence=Volume(confidence, grid.affine),
+        quality=RegistrationQuality(
+            overall=measure([r.evidence for r in results.values()]),
+            lungs={name: measure([r.evidence]) for name, r in results.items()},
+            notes=tuple(notes),
+        ),
+    )
+
+
+def warp_labels(registration: Registration, labels: Volume, onto: Grid) -> Volume:
+    """Labels of the moving scan brought onto a grid of the fixed one.
+
+    Parameters
+    ----------
+    registration : Registration
+    labels : Volume
+        On the moving scan's grid, or any other in its space.
+    onto : Grid
+        In the space of the fixed scan.
+
+    Returns
+    -------
+    Volume
+        On `onto`: the label at the voxel nearest to phi(x); 0 outside `labels` and outside the registration's
+        grid.
+    """
+    u = registration.displacement
+    to_field = np.linalg.inv(u.affine) @ onto.affine
+    to_labels = np.linalg.inv(labels.affine)
+    array = _pull_labels(
+        labels.array, u.array, to_field[:3], onto.affine[:3].copy(), to_labels[:3], onto.shape
+    )
+    return Volume(array, onto.affine)
+
+
+@numba.njit(parallel=True, cache=True)
+def _pull_labels(labels, u, to_field, to_world, to_labels, shape):
+    out = np.zeros(shape, labels.dtype)
+    nz, ny, nx = u.shape[:3]
+    for k in numba.prange(shape[0]):
+        world = np.empty(3)
+        for j in range(shape[1]):
+            for i in range(shape[2]):
+                z = to_field[0, 0] * k + to_field[0, 1] * j + to_field[0, 2] * i + to_field[0, 3]
+                y = to_field[1, 0] * k + to_field[1, 1] * j + to_field[1, 2] * i + to_field[1, 3]
+                x = to_field[2, 0] * k + to_field[2, 1] * j + to_field[2, 2] * i + to_field[2, 3]
+                if not (0 <= z <= nz - 1 and 0 <= y <= ny - 1 and 0 <= x <= nx - 1):
+                    continue
+                a, b, c = min(int(z), nz - 2), min(int(y), ny - 2), min(int(x), nx - 2)
+                fz, fy, fx = z - a, y - b, x - c
+                for n in range(3):
+                    low = (u[a, b, c, n] * (1 - fx) + u[a, b, c + 1, n] * fx) * (1 - fy) + (
+                        u[a, b + 1, c, n] * (1 - fx) + u[a, b + 1, c + 1, n] * fx
+                    ) * fy
+                    high = (u[a + 1, b, c, n] * (1 - fx) + u[a + 1, b, c + 1, n] * fx) * (1 - fy) + (
+                        u[a + 1, b + 1, c, n] * (1 - fx) + u[a + 1, b + 1, c + 1, n] * fx
+                    ) * fy
+                    here = to_world[n, 0] * k + to_world[n, 1] * j + to_world[n, 2] * i + to_world[n, 3]
+                    world[n] = here + low * (1 - fz) + high * fz
+                m = to_labels
+                p = int(
+                    np.floor(m[0, 0] * world[0] + m[0, 1] * world[1] + m[0, 2] * world[2] + m[0, 3] + 0.5)
+                )
+                q = int(
+                    np.floor(m[1, 0] * world[0] + m[1, 1] * world[1] + m[1, 2] * world[2] + m[1, 3] + 0.5)
+                )
+                r = int(
+                    np.floor(m[2, 0] * world[0] + m[2, 1] * world[1] + m[2, 2] * world[2] + m[2, 3] + 0.5)
+                )
+                if 0 <= p < labels.shape[0] and 0 <= q < labels.shape[1] and 0 <= r < labels.shape[2]:
+                    out[k, j, i] = labels[p, q, r]
+    return out
+
+
+def _pair_up(
+    fixed: Volume, moving: Volume, fixed_lungs: Volume, moving_lungs: Volume, smallest_ml: float
+) -> tuple[dict[str, tuple[_Source, _Source]], list[str]]:
+    """The lungs there is enough of in both scans, and a sentence on each of the others."""
+    sources, notes = {}, []
+    for name, label in LUNGS.items():
+        ml = [float((m.array == label).sum()) * m.voxel_ml for m in (fixed_lungs, moving_lungs)]
+        if min(ml) >= smallest_ml:
+            sources[name] = (_Source.cut(fixed, fixed_lungs, label), _Source.cut(moving, moving_lungs, label))
+        else:
+            notes.append(
+                f"the {name} lung was not registered: {ml[0]:.0f} mL of it in the fixed scan and "
+                f"{ml[1]:.0f} mL in the moving scan, {smallest_ml:.0f} mL are needed in both"
+            )
+    return sources, notes
+
+
+def _register_lung(
+    fixed: _Source, moving: _Source, whole: Grid, options: RegisterOptions, progress: Progress
+) -> _Result:
+    """Register one lung on its part of the grid `whole`."""
+    h = options.spacing_mm
+    box = _box_around(fixed.corners(), whole, _BOX_MARGIN)
+    a, b = fixed.on(whole.crop(box)), moving.around(h, 10.0)
+    mask = a.mask
+
+    scale, shift = moments_map(a.share, b.share)
+    start = _straight(scale, shift, mask.shape, pad=0)
+    field = start
+    for n, level in enumerate(discrete.LEVELS):
+        pad = level.radius
+        if n == 0:
+            padded = _straight(scale, shift, mask.shape, pad)
+        else:
+            padded = extrapolate(np.pad(field, [(0, 0), *[(pad, pad)] * 3]), np.pad(mask, pad))
+        field = discrete.search(a.hu, mask, b.hu, b.share, padded, pad, level, outside=_OUTSIDE_HU)
+        progress.fraction(0.2 * (n + 1))
+    field = refine.refine(a.hu, a.share, b.hu, b.share, field, refine.STAGES, outside=_OUTSIDE_HU)
+    motion = _to_mm(field, a.grid, b.grid)
+    progress.fraction(0.8)
+    if options.fine_mm is not None:
+        fine_a, fine_b = fixed.around(options.fine_mm, 8.0), moving.around(options.fine_mm, 8.0)
+        fine = _to_index(_resample(motion, a.grid, fine_a.grid), fine_a.grid, fine_b.grid)
+        fine = refine.refine(
+            fine_a.hu, fine_a.share, fine_b.hu, fine_b.share, fine, refine.FINE_STAGES, outside=_OUTSIDE_HU
+        )
+        motion = _resample(_to_mm(fine, fine_a.grid, fine_b.grid), fine_a.grid, a.grid)
+        motion = extrapolate(motion, mask)
+    motion = _unfold(motion, mask, h)
+    progress.fraction(1.0)
+
+    raw = jacobian(motion / h)
+    return _Result(box, mask, motion, raw, _evidence(a, b, start, motion, raw, moving.volume_ml))
+
+
+def _unfold(motion: Array, mask: Mask, h: float) -> Array:
+    """Where the map folds or nearly so, replace it by ever smoother versions of itself."""
+    for sigma in _UNFOLD_SIGMAS:
+        folded = (jacobian(motion / h) < _SMALLEST_JACOBIAN) & mask
+        if not folded.any():
+            break
+        share = np.clip(4 * blur(binary_dilation(folded, iterations=2).astype(np.float32), sigma), 0, 1)
+        motion = motion + share * (smooth(motion, mask, sigma=sigma) - motion)
+    return motion
+
+
+def _evidence(a: _Lung, b: _Lung, start: Array, motion: Array, raw: Array, moving_ml: float) -> Evidence:
+    """What the quality of a lung's registration is measured from."""
+    h = a.grid.spacing[0]
+    field = _to_index(motion, a.grid, b.grid)
+    mask = a.mask
+
+    def warp(image: Array, by: Array, fill: float) -> Array:
+        return pull(image[None], by, False, np.float32(fill))[0]
+
+    gap = signed_distance(b.mask, h)
+    surface = mask & binary_dilation(~mask)
+    beyond = (signed_distance(mask, h) - pull(gap[None], field, True, np.float32(0))[0])[surface]
+    return Evidence(
+        mask=mask,
+        warped_mask=warp(b.share, field, 0) > 0.5,
+        surface_mm=beyond,
+        jacobian=raw,
+        before=refine.local_correlation(a.hu, warp(b.hu, start, _OUTSIDE_HU), mask),
+        after=refine.local_correlation(a.hu, warp(b.hu, field, _OUTSIDE_HU), mask),
+        motion_mm=np.sqrt((motion**2).sum(axis=0)),
+        voxel_ml=h**3 / 1000,
+        volume_moving_ml=moving_ml,
+    )
+
+
+def _join(results: list[_Result], grid: Grid) -> Array:
+    """One finite field, mm: each lung's own in it and near it, blended by distance in between."""
+    total = np.zeros((3, *grid.shape), np.float32)
+    weight = np.zeros(grid.shape, np.float32)
+    for r in results:
+        mask = np.zeros(grid.shape, bool)
+        mask[r.box] = r.mask
+        motion = np.zeros((3, *grid.shape), np.float32)
+        motion[(slice(None), *r.box)] = r.motion
+        near = np.zeros(grid.shape, bool)
+        near[r.box] = True
+        if len(results) == 1:
+            return extrapolate(motion, near)
+        share = 1 / (np.float32(1e-3) + distance_transform_edt(~mask).astype(np.float32) ** 2)
+        total += share * extrapolate(motion, near)
+        weight += share
+    return total / weight
+
+
+def _warp(moving: Volume, moving_lungs: Volume, displacement: Volume) -> Volume:
+    """The moving scan at phi(x), smoothed first to the spacing of the result; NaN outside the scan."""
+    corners = moving.grid.world(list(product(*((0, n - 1) for n in moving.shape))))
+    h = displacement.spacing[0]
+    where = displacement.grid.world(list(product(*((0, n - 1) for n in displacement.shape))))
+    reach = np.stack(
+        [
+            where.min(axis=0) + displacement.array.min(axis=(0, 1, 2)),
+            where.max(axis=0) + displacement.array.max(axis=(0, 1, 2)),
+        ]
+    )
+    inner = np.clip(reach, corners.min(axis=0), corners.max(axis=0))
+    coarse = moving.resample(grid_around(inner, h))
+    motion = np.moveaxis(displacement.array, -1, 0)[::-1]
+    field = _to_index(np.ascontiguousarray(motion), displacement.grid, coarse.grid)
+    warped = pull(coarse.array[None], field, False, np.float32(np.nan))[0]
+    return Volume(warped, displacement.affine)
+
+
+def _straight(scale: NDArray, shift: NDArray, shape: tuple[int, ...], pad: int) -> Array:
+    """The field of ``x -> scale * x + shift``, on `pad` more voxels to each side."""
+    first = shift + (scale - 1) * -pad
+    return affine_field(first, np.diag(scale - 1), tuple(n + 2 * pad for n in shape))
+
+
+def _offset(fixed: Grid, moving: Grid) -> Array:
+    """From voxel 0 of one grid to voxel 0 of the other, mm, along (k, j, i)."""
+    return (moving.world((0, 0, 0)) - fixed.world((0, 0, 0)))[::-1].astype(np.float32)[:, None, None, None]
+
+
+def _to_mm(field: Array, fixed: Grid, moving: Grid) -> Array:
+    return field * np.float32(fixed.spacing[0]) + _offset(fixed, moving)
+
+
+def _to_index(motion: Array, fixed: Grid, moving: Grid) -> Array:
+    return (motion - _offset(fixed, moving)) / np.float32(fixed.spacing[0])
+
+
+def _resample(motion: Array, old: Grid, new: Grid) -> Array:
+    """A field on another grid; beyond the old one its edge values hold."""
+    to_old = (np.linalg.inv(old.affine) @ new.affine)[:3]
+    index = np.stack(np.meshgrid(*(np.arange(n, dtype=np.float32) for n in new.shape), indexing="ij"))
+    scale = np.diag(to_old)[:, None, None, None].astype(np.float32)  # both grids lie along the body axes
+    away = (scale - 1) * index + to_old[:, 3][:, None, None, None].astype(np.float32)
+    return pull(motion, away, True, np.float32(0))
+
+
+def _bounding(mask: Mask, margin: Sequence[int] = (0, 0, 0)) -> Box:
+    """The smallest box around a mask, widened by `margin` voxels where there is room."""
+    box = []
+    for axis in range(3):
+        on = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+        box.append(
+            slice(max(0, int(on[0]) - margin[axis]), min(mask.shape[axis], int(on[-1]) + 1 + margin[axis]))
+        )
+    return box[0], box[1], box[2]
+
+
+def _box_around(points: NDArray[np.float64], grid: Grid, margin: int) -> Box:
+    """The box of voxels of `grid` around points, widened by `margin` voxels where there is room."""
+    index = grid.index(points)
+    low = np.maximum(np.floor(index.min(axis=0)).astype(int) - margin, 0)
+    high = np.minimum(np.ceil(index.max(axis=0)).astype(int) + 1 + margin, grid.shape)
+    return (
+        slice(int(low[0]), int(high[0])),
+        slice(int(low[1]), int(high[1])),
+        slice(int(low[2]), int(high[2])),
+    )

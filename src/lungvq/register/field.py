@@ -1,0 +1,322 @@
+"""Displacement fields on a mask: smooth, continue, compose, invert, differentiate.
+
+Inside this package a field is an array ``(3, K, J, I)`` whose components run along the array axes (k, j, i)
+and count voxels of an isotropic grid. A lung's field is known on that lung only. Smoothing it as if it were
+zero elsewhere, or even constant, pulls the lung base by many millimetres where expansion is strongest; so everything
+here is exact for affine fields up to and beyond the edge of the mask.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+__all__ = [
+    "affine_field",
+    "blur",
+    "compose",
+    "extrapolate",
+    "fit_affine",
+    "gaussian_mean",
+    "invert",
+    "jacobian",
+    "pull",
+    "smooth",
+]
+
+
+@numba.njit(parallel=True, cache=True, fastmath=True)
+def _blur_middle(source, taps):
+    """Convolve (A, N, B) along N, zero beyond the ends."""
+    outer, n, inner = source.shape
+    reach = taps.size // 2
+    out = np.zeros_like(source)
+    for row in numba.prange(outer * n):
+        a, m = row // n, row % n
+        for t in range(max(0, m - reach), min(n, m + reach + 1)):
+            w = taps[t - m + reach]
+            for b in range(inner):
+                out[a, m, b] += w * source[a, t, b]
+    return out
+
+
+@numba.njit(parallel=True, cache=True, fastmath=True)
+def _blur_last(source, taps):
+    """Convolve (A, N) along N, zero beyond the ends."""
+    outer, n = source.shape
+    reach = taps.size // 2
+    out = np.zeros_like(source)
+    for a in numba.prange(outer):
+        for t in range(-reach, reach + 1):
+            w = taps[t + reach]
+            for m in range(max(0, -t), min(n, n - t)):
+                out[a, m] += w * source[a, m + t]
+    return out
+
+
+def blur(array: Array, sigma: float) -> Array:
+    """Gaussian smoothing of ``(..., K, J, I)`` along its last three axes; zero beyond the edges.
+
+    `sigma` is in voxels; the kernel ends at 2.5 sigma.
+    """
+    reach = max(1, int(np.ceil(2.5 * sigma)))
+    taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    taps = (taps / taps.sum()).astype(np.float32)
+    k, j, i = array.shape[-3:]
+    out = np.ascontiguousarray(array, np.float32)
+    out = _blur_middle(out.reshape(-1, k, j * i), taps)
+    out = _blur_middle(out.reshape(-1, j, i), taps)
+    out = _blur_last(out.reshape(-1, i), taps)
+    return out.reshape(array.shape)
+
+
+def gaussian_mean(values: Array, mask: Mask, sigma: float) -> Array:
+    """Gaussian average of `values` over `mask` alone (normalised convolution); 0 where the mask is far."""
+    weight = blur(mask.astype(np.float32), sigma)
+    total = blur(np.where(mask, values, np.float32(0)), sigma)
+    return np.divide(total, weight, out=np.zeros_like(total), where=weight > 1e-6)
+
+
+@numba.njit(parallel=True, cache=True)
+def pull(source, field, clamp, fill):
+    """Values of `source` at every voxel's own index plus `field`, by trilinear interpolation.
+
+    Parameters
+    ----------
+    source : ndarray of float32, shape (C, K, J, I)
+    field : ndarray of float32, shape (3, k, j, i)
+        In voxels of `source`.
+    clamp : bool
+        Whether the nearest edge value holds outside; otherwise `fill` does.
+    fill : float
+
+    Returns
+    -------
+    ndarray of float32, shape (C, k, j, i)
+    """
+    channels, nz, ny, nx = source.shape
+    shape = field.shape
+    out = np.empty((channels, shape[1], shape[2], shape[3]), np.float32)
+    for k in numba.prange(shape[1]):
+        for j in range(shape[2]):
+            for i in range(shape[3]):
+                z, y, x = k + field[0, k, j, i], j + field[1, k, j, i], i + field[2, k, j, i]
+                inside = -0.5 <= z <= nz - 0.5 and -0.5 <= y <= ny - 0.5 and -0.5 <= x <= nx - 0.5
+                if not (clamp or inside):
+                    for c in range(channels):
+                        out[c, k, j, i] = fill
+                    continue
+                z = min(max(z, 0.0), nz - 1.0)
+                y = min(max(y, 0.0), ny - 1.0)
+                x = min(max(x, 0.0), nx - 1.0)
+                z0, y0, x0 = min(int(z), nz - 2), min(int(y), ny - 2), min(int(x), nx - 2)
+                fz, fy, fx = z - z0, y - y0, x - x0
+                for c in range(channels):
+                    s = source[c]
+                    a = s[z0, y0, x0] * (1 - fx) + s[z0, y0, x0 + 1] * fx
+                    b = s[z0, y0 + 1, x0] * (1 - fx) + s[z0, y0 + 1, x0 + 1] * fx
+                    d = s[z0 + 1, y0, x0] * (1 - fx) + s[z0 + 1, y0, x0 + 1] * fx
+                    e = s[z0 + 1, y0 + 1, x0] * (1 - fx) + s[z0 + 1, y0 + 1, x0 + 1] * fx
+                    out[c, k, j, i] = (a * (1 - fy) + b * fy) * (1 - fz) + (d * (1 - fy) + e * fy) * fz
+    return out
+
+
+def compose(outer: Array, inner: Array) -> Array:
+    """The field of "first `inner`, then `outer`": ``inner(x) + outer(x + inner(x))``."""
+    return inner + pull(outer, inner, True, 0.0)
+
+
+def invert(field: Array, *, iterations: int = 30) -> Array:
+    """The field that undoes `field`, on the same grid, by fixed-point iteration.
+
+    Converges where the field's gradient is below 1 in norm; where it is larger the step is halved.
+    """
+    inverse = -field
+    for _ in range(iterations):
+        inverse = 0.5 * inverse - 0.5 * pull(field, inverse, True, 0.0)
+    return inverse
+
+
+def fit_affine(values: Array, mask: Mask) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Least-squares ``values ~ constant + slope @ index`` over the mask.
+
+    Returns
+    -------
+    constant : ndarray, shape (C,)
+    slope : ndarray, shape (C, 3)
+        A mask too small or too flat for a slope gets a slope of nearly nothing.
+    """
+    index = np.argwhere(mask).astype(float)
+    target = values[:, mask].astype(float)
+    centre = index.mean(axis=0)
+    centred = index - centre
+    ridge = 0.5 * len(index)  # as if each point were a cloud of half a voxel's variance
+    slope = np.linalg.solve(centred.T @ centred + ridge * np.eye(3) * 0.01, centred.T @ target.T).T
+    return target.mean(axis=1) - slope @ centre, slope
+
+
+def affine_field(constant: NDArray, slope: NDArray, shape: tuple[int, ...]) -> Array:
+    """``constant + slope @ index`` at every voxel of a grid: shape (C, K, J, I)."""
+    axes = [
+        np.arange(n, dtype=np.float32).reshape([-1 if a == d else 1 for a in range(3)])
+        for d, n in enumerate(shape)
+    ]
+    fields = [
+        np.float32(c) + sum(np.float32(s) * axis for s, axis in zip(row, axes, strict=True))
+        for c, row in zip(constant, slope, strict=True)
+    ]
+    return np.stack([np.broadcast_to(f, shape) for f in fields]).astype(np.float32)
+
+
+@numba.njit(parallel=True, cache=True)
+def _line_up(moments, values, ridge, reach, out):
+    """Evaluate at each voxel the local straight-line fit whose weighted sums are given.
+
+    moments (13, N): w, w*x (3), w*xx (6) and x (3), relative to a common origin; values (C, 4, N): w*u, w*x*u.
+    """
+    channels, n = values.shape[0], moments.shape[1]
+    for p in numba.prange(n):
+        w = moments[0, p]
+        if w < 1e-3:
+            for c in range(channels):
+                out[c, p] = np.nan
+            continue
+        mz, my, mx = moments[1, p] / w, moments[2, p] / w, moments[3, p] / w
+        a = moments[4, p] / w - mz * mz + ridge
+        b = moments[5, p] / w - mz * my
+        c_ = moments[6, p] / w - mz * mx
+        d = moments[7, p] / w - my * my + ridge
+        e = moments[8, p] / w - my * mx
+        f = moments[9, p] / w - mx * mx + ridge
+        ia, ib, ic = d * f - e * e, c_ * e - b * f, b * e - c_ * d
+        det = a * ia + b * ib + c_ * ic
+        id_, ie, if_ = a * f - c_ * c_, b * c_ - a * e, a * d - b * b
+        dz, dy, dx = moments[10, p] - mz, moments[11, p] - my, moments[12, p] - mx
+        far = np.sqrt(dz * dz + dy * dy + dx * dx)
+        if far > reach:  # a straight line is not to be trusted further
+            dz, dy, dx = dz * reach / far, dy * reach / far, dx * reach / far
+        hz = (ia * dz + ib * dy + ic * dx) / det
+        hy = (ib * dz + id_ * dy + ie * dx) / det
+        hx = (ic * dz + ie * dy + if_ * dx) / det
+        for c in range(channels):
+            mean = values[c, 0, p] / w
+            out[c, p] = (
+                mean
+                + hz * (values[c, 1, p] / w - mz * mean)
+                + hy * (values[c, 2, p] / w - my * mean)
+                + hx * (values[c, 3, p] / w - mx * mean)
+            )
+
+
+def _local_linear(weight: Array, values: Array, sigma: float, reach: float) -> Array:
+    """At each voxel, a straight line fitted to the weighted `values` around it; NaN where there are none."""
+    shape = weight.shape
+    z, y, x = (
+        np.broadcast_to(c, shape)
+        for c in np.meshgrid(
+            *(np.arange(n, dtype=np.float32) - n / 2 for n in shape), indexing="ij", sparse=True
+        )
+    )
+    powers = (z, y, x, z * z, z * y, z * x, y * y, y * x, x * x)
+    moments = np.empty((13, *shape), np.float32)
+    moments[0] = weight
+    for n, p in enumerate(powers):
+        moments[n + 1] = weight * p
+    moments[:10] = blur(moments[:10], sigma)
+    moments[10:] = z, y, x
+    out = np.empty((len(values), *shape), np.float32)
+    known = np.where(weight > 0, values, 0)
+    for c in range(len(values)):
+        weighted = np.stack([weight * known[c], *(weight * known[c] * axis for axis in (z, y, x))])
+        sums = blur(weighted, sigma)
+        _line_up(
+            moments.reshape(13, -1),
+            sums.reshape(1, 4, -1),
+            0.1 * sigma**2,
+            reach,
+            out[c : c + 1].reshape(1, -1),
+        )
+    return out
+
+
+def _push_pull(known: Mask, values: Array) -> Array:
+    """Fill unknown voxels from ever coarser averages of the known ones."""
+    if known.all() or min(known.shape) == 1:
+        mean = values[:, known].mean(axis=1) if known.any() else np.zeros(len(values))
+        return np.where(known, values, mean[:, None, None, None]).astype(np.float32)
+    pad = [(0, n % 2) for n in known.shape]
+    w = np.pad(known.astype(np.float32), pad)
+    v = np.pad(np.where(known, values, 0), [(0, 0), *pad])
+    k, j, i = (n // 2 for n in w.shape)
+    weight = w.reshape(k, 2, j, 2, i, 2).sum(axis=(1, 3, 5))
+    total = v.reshape(-1, k, 2, j, 2, i, 2).sum(axis=(2, 4, 6))
+    coarse = _push_pull(weight > 0, total / np.maximum(weight, 1))
+    if min(coarse.shape[1:]) < 2:
+        fine = coarse.repeat(2, axis=1).repeat(2, axis=2).repeat(2, axis=3)
+    else:
+        where = [(np.arange(2 * n, dtype=np.float32) - 0.5) / 2 - np.arange(2 * n) for n in (k, j, i)]
+        step = np.stack(
+            [
+                np.broadcast_to(c, (2 * k, 2 * j, 2 * i))
+                for c in np.meshgrid(*where, indexing="ij", sparse=True)
+            ]
+        ).astype(np.float32)
+        fine = pull(np.ascontiguousarray(coarse), step, True, 0.0)
+    fine = fine[:, : known.shape[0], : known.shape[1], : known.shape[2]]
+    return np.where(known, values, fine).astype(np.float32)
+
+
+def extrapolate(values: Array, mask: Mask, *, sigma: float = 2.0) -> Array:
+    """Continue fields beyond the mask on which they are known.
+
+    Close to the mask along the straight line that fits the values around; further out towards the affine map
+    that fits all of them.
+
+    Parameters
+    ----------
+    values : ndarray, shape (C, K, J, I)
+        Only what lies in the mask is looked at.
+    mask : ndarray of bool, shape (K, J, I)
+    sigma : float, optional
+        Voxels over which the straight line is fitted.
+
+    Returns
+    -------
+    ndarray, shape (C, K, J, I)
+        Equal to `values` in the mask, finite everywhere.
+    """
+    return _continue(values, mask, sigma, keep=True)
+
+
+def smooth(values: Array, mask: Mask, *, sigma: float) -> Array:
+    """Smooth fields over the mask without bending affine ones, and continue them as `extrapolate` does."""
+    return _continue(values, mask, sigma, keep=False)
+
+
+def _continue(values: Array, mask: Mask, sigma: float, *, keep: bool) -> Array:
+    affine = affine_field(*fit_affine(values, mask), mask.shape)
+    rest = values - affine
+    line = _local_linear(mask.astype(np.float32), rest, sigma, reach=2.0 * sigma)
+    if keep:
+        line = np.where(mask, rest, line)
+    return affine + _push_pull(np.isfinite(line[0]), line)
+
+
+def jacobian(field: Array) -> Array:
+    """det(I + grad field), by central differences within and one-sided ones at the edges of the grid.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> k, j, i = np.indices((5, 6, 7)).astype(np.float32)
+    >>> float(jacobian(np.stack([0.1 * k, 0.2 * j, 0.4 * i])).mean().round(4))
+    1.848
+    """
+    g = [np.gradient(component) for component in field]
+    (a, b, c), (d, e, f), (p, q, r) = g
+    a, e, r = a + 1, e + 1, r + 1
+    return (a * (e * r - f * q) - b * (d * r - f * p) + c * (d * q - e * p)).astype(np.float32)

@@ -1,0 +1,108 @@
+"""How good a registration is, in numbers that need no truth."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import binary_erosion, distance_transform_edt
+
+from lungvq.register.field import Array, Mask
+
+__all__ = ["LungQuality", "RegistrationQuality", "measure", "signed_distance"]
+
+
+@dataclass(frozen=True)
+class LungQuality:
+    """One lung, or both together."""
+
+    dice: float
+    """Overlap of the fixed mask and the moving mask brought onto it."""
+    surface_mean_mm: float
+    surface_p95_mm: float
+    """Distance of the mapped fixed surface from the moving surface."""
+    folded_percent: float
+    """Share of lung where the unsmoothed Jacobian is not positive."""
+    jacobian_percentiles: tuple[float, float, float, float, float]
+    """1, 5, 50, 95, 99 % of the unsmoothed Jacobian."""
+    correlation_before: float
+    correlation_after: float
+    """Mean local correlation away from the pleura, of the lungs brought together by their extent alone and
+    at the end: what tells a pair from two scans that do not belong together."""
+    motion_mean_mm: float
+    motion_p95_mm: float
+    motion_max_mm: float
+    closure: float
+    """Sum of J dx over the fixed lung by the volume of the moving lung; 1 is perfect."""
+    volume_fixed_ml: float
+    volume_moving_ml: float
+
+
+@dataclass(frozen=True)
+class RegistrationQuality:
+    """Per lung and overall; a lung that could not be registered is missing and has a note."""
+
+    overall: LungQuality
+    lungs: dict[str, LungQuality]
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What `measure` needs of one lung; arrays on its working grid, of which `mask` selects the lung."""
+
+    mask: Mask
+    warped_mask: Mask
+    surface_mm: NDArray[np.float32]
+    jacobian: Array
+    before: Array
+    after: Array
+    motion_mm: Array
+    voxel_ml: float
+    volume_moving_ml: float
+
+
+def signed_distance(mask: Mask, spacing: float) -> NDArray[np.float32]:
+    """Distance to the surface of a mask in mm, negative inside, zero on the faces between voxels."""
+    outside = distance_transform_edt(~mask) - 0.5
+    inside = distance_transform_edt(mask) - 0.5
+    return np.where(mask, -inside, outside).astype(np.float32) * np.float32(spacing)
+
+
+def measure(lungs: list[Evidence]) -> LungQuality:
+    """One row of numbers for one lung, or for several taken together."""
+
+    def pooled(name: str) -> NDArray[np.float32]:
+        return np.concatenate([getattr(lung, name)[lung.mask] for lung in lungs])
+
+    surface = np.abs(np.concatenate([lung.surface_mm for lung in lungs]))
+    jacobian, motion = pooled("jacobian"), pooled("motion_mm")
+    both = sum(int((lung.mask & lung.warped_mask).sum()) for lung in lungs)
+    sizes = sum(int(lung.mask.sum()) + int(lung.warped_mask.sum()) for lung in lungs)
+    moving_ml = sum(lung.volume_moving_ml for lung in lungs)
+    cores = [binary_erosion(lung.mask, iterations=3) for lung in lungs]
+    cores = [core if core.any() else lung.mask for core, lung in zip(cores, lungs, strict=True)]
+    before = np.concatenate([lung.before[core] for lung, core in zip(lungs, cores, strict=True)])
+    after = np.concatenate([lung.after[core] for lung, core in zip(lungs, cores, strict=True)])
+    p = np.percentile(jacobian, (1, 5, 50, 95, 99))
+    return LungQuality(
+        dice=2 * both / sizes,
+        surface_mean_mm=float(surface.mean()),
+        surface_p95_mm=float(np.percentile(surface, 95)),
+        folded_percent=100 * float((jacobian <= 0).mean()),
+        jacobian_percentiles=(float(p[0]), float(p[1]), float(p[2]), float(p[3]), float(p[4])),
+        correlation_before=float(before.mean()),
+        correlation_after=float(after.mean()),
+        motion_mean_mm=float(motion.mean()),
+        motion_p95_mm=float(np.percentile(motion, 95)),
+        motion_max_mm=float(motion.max()),
+        closure=sum(float(lung.jacobian[lung.mask].sum(dtype=float)) * lung.voxel_ml for lung in lungs)
+        / moving_ml,
+        volume_fixed_ml=sum(float(lung.mask.sum()) * lung.voxel_ml for lung in lungs),
+        volume_moving_ml=moving_ml,
+    )

@@ -1,0 +1,253 @@
+"""The last millimetres: local correlation and the pleura, by Gauss-Newton steps in Gaussian windows.
+
+Around each voxel the moving image is brought to the fixed one by a local gain and offset, so nothing is
+assumed about how density changes with volume (a mass-preserving metric would remove the very signal that perfusion is
+read from). What then differs, and how far the mapped pleura lies from the pleura, is linearised in
+the displacement and solved per window: the registration analogue of Lucas and Kanade's flow with locally
+normalised intensities. Windows stop at the mask, so the two sides of the pleura never see each other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+from scipy.ndimage import binary_dilation
+from scipy.special import erfinv
+
+from lungvq.register.field import Array, Mask, affine_field, blur, extrapolate, fit_affine, gaussian_mean
+
+__all__ = ["FINE_STAGES", "STAGES", "Stage", "local_correlation", "pleura_distance", "refine"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Some iterations with windows of one size; lengths in voxels."""
+
+    window: float
+    """Sigma of the Gaussian window over which a displacement is fitted."""
+    iterations: int
+    smoothing: float = 0.7
+    """Sigma of the smoothing of the field after each step."""
+
+
+STAGES = (Stage(3.0, 3), Stage(2.0, 4))
+FINE_STAGES = (Stage(2.5, 4),)
+
+_NORMALISE = 2.0  # sigma of the window in which gain and offset are fitted, voxels
+_NOISE_HU = 25.0
+_RIDGE = 0.02
+_PLEURA_WEIGHT = 1.0
+_PLEURA_BAND = 1.5  # voxels
+_PLEURA_DOUBT = 2.0  # voxels of distance at which the two masks are taken to disagree
+_LARGEST_STEP = 1.0
+
+
+def pleura_distance(share: Array, *, sigma: float = 1.0) -> Array:
+    """Signed distance to the surface of a lung in voxels, negative inside, held beyond about 2.3 sigma.
+
+    From the share of each voxel that is lung, smoothed: across a flat surface that is an error function of
+    the distance, whose inverse is finer than any distance counted in voxels.
+    """
+    soft = np.clip(blur(share, sigma), 0.01, 0.99)
+    width = np.sqrt(sigma**2 + 1 / 12)
+    return (width * np.sqrt(2) * erfinv(1 - 2 * soft)).astype(np.float32)
+
+
+@numba.njit(parallel=True, cache=True)
+def _gather(image, distance, field, domain, outside, far):
+    """Moving image, its gradient, moving distance and its gradient at the mapped voxels: (8, k, j, i)."""
+    nz, ny, nx = image.shape
+    shape = domain.shape
+    out = np.zeros((8, shape[0], shape[1], shape[2]), np.float32)
+    for k in numba.prange(shape[0]):
+        for j in range(shape[1]):
+            for i in range(shape[2]):
+                if not domain[k, j, i]:
+                    continue
+                z, y, x = k + field[0, k, j, i], j + field[1, k, j, i], i + field[2, k, j, i]
+                if not (0 <= z < nz - 1 and 0 <= y < ny - 1 and 0 <= x < nx - 1):
+                    out[0, k, j, i] = outside
+                    out[4, k, j, i] = far
+                    continue
+                a, b, c = int(z), int(y), int(x)
+                fz, fy, fx = z - a, y - b, x - c
+                for n in range(2):
+                    s = image if n == 0 else distance
+                    v000, v001 = s[a, b, c], s[a, b, c + 1]
+                    v010, v011 = s[a, b + 1, c], s[a, b + 1, c + 1]
+                    v100, v101 = s[a + 1, b, c], s[a + 1, b, c + 1]
+                    v110, v111 = s[a + 1, b + 1, c], s[a + 1, b + 1, c + 1]
+                    w00 = v000 + (v001 - v000) * fx
+                    w01 = v010 + (v011 - v010) * fx
+                    w10 = v100 + (v101 - v100) * fx
+                    w11 = v110 + (v111 - v110) * fx
+                    y0 = w00 + (w01 - w00) * fy
+                    y1 = w10 + (w11 - w10) * fy
+                    out[4 * n, k, j, i] = y0 + (y1 - y0) * fz
+                    out[4 * n + 1, k, j, i] = y1 - y0
+                    out[4 * n + 2, k, j, i] = (w01 - w00) * (1 - fz) + (w11 - w10) * fz
+                    low = (v001 - v000) * (1 - fy) + (v011 - v010) * fy
+                    high = (v101 - v100) * (1 - fy) + (v111 - v110) * fy
+                    out[4 * n + 3, k, j, i] = low * (1 - fz) + high * fz
+    return out
+
+
+@numba.njit(parallel=True, cache=True)
+def _normal_equations(fixed, gathered, stats, pleura, domain, noise2, pleura_weight, band, doubt, out):
+    """Per voxel the six entries of J'J and the three of J'r, of image and pleura, flattened arrays.
+
+    stats (5, N): local means over the domain of F, F^2, M, M^2, F M.
+    """
+    for p in numba.prange(fixed.size):
+        if not domain[p]:
+            continue
+        mean_f, mean_m = stats[0, p], stats[2, p]
+        var_f = max(stats[1, p] - mean_f * mean_f, 0.0)
+        var_m = max(stats[3, p] - mean_m * mean_m, 0.0)
+        cov = stats[4, p] - mean_f * mean_m
+        gain = max(cov, 0.0) / (var_m + noise2)
+        unexplained = max(var_f - gain * cov, 0.0) + noise2
+        residual = (fixed[p] - mean_f) - gain * (gathered[0, p] - mean_m)
+        weight = 1.0 / unexplained
+        gz, gy, gx = gain * gathered[1, p], gain * gathered[2, p], gain * gathered[3, p]
+        out[0, p] = weight * gz * gz
+        out[1, p] = weight * gz * gy
+        out[2, p] = weight * gz * gx
+        out[3, p] = weight * gy * gy
+        out[4, p] = weight * gy * gx
+        out[5, p] = weight * gx * gx
+        out[6, p] = weight * gz * residual
+        out[7, p] = weight * gy * residual
+        out[8, p] = weight * gx * residual
+        if abs(pleura[p]) < band:
+            r = pleura[p] - gathered[4, p]
+            gz, gy, gx = gathered[5, p], gathered[6, p], gathered[7, p]
+            weight = pleura_weight / (1.0 + (r / doubt) ** 2) ** 2
+            out[0, p] += weight * gz * gz
+            out[1, p] += weight * gz * gy
+            out[2, p] += weight * gz * gx
+            out[3, p] += weight * gy * gy
+            out[4, p] += weight * gy * gx
+            out[5, p] += weight * gx * gx
+            out[6, p] += weight * gz * r
+            out[7, p] += weight * gy * r
+            out[8, p] += weight * gx * r
+
+
+@numba.njit(parallel=True, cache=True)
+def _solve(equations, domain, ridge, largest, out):
+    """The step at each voxel from its window's sums (9, N), no longer than `largest`."""
+    for p in numba.prange(domain.size):
+        if not domain[p]:
+            continue
+        a, b, c = equations[0, p] + ridge, equations[1, p], equations[2, p]
+        d, e, f = equations[3, p] + ridge, equations[4, p], equations[5, p] + ridge
+        u, v, w = equations[6, p], equations[7, p], equations[8, p]
+        ia, ib, ic = d * f - e * e, c * e - b * f, b * e - c * d
+        ie, ig, ih = a * f - c * c, b * c - a * e, a * d - b * b
+        det = a * ia + b * ib + c * ic
+        z = (ia * u + ib * v + ic * w) / det
+        y = (ib * u + ie * v + ig * w) / det
+        x = (ic * u + ig * v + ih * w) / det
+        length = np.sqrt(z * z + y * y + x * x)
+        scale = min(1.0, largest / (length + 1e-9))
+        out[0, p], out[1, p], out[2, p] = z * scale, y * scale, x * scale
+
+
+def _local_sums(fixed: Array, warped: Array, weight: Array, blurred_weight: Array, sigma: float) -> Array:
+    sums = np.stack([fixed, fixed * fixed, warped, warped * warped, fixed * warped]) * weight
+    return blur(sums, sigma) / np.maximum(blurred_weight, 1e-6)
+
+
+def refine(
+    fixed: Array,
+    share: Array,
+    moving: Array,
+    moving_share: Array,
+    field: Array,
+    stages: tuple[Stage, ...],
+    *,
+    outside: float,
+) -> Array:
+    """Improve a field that is right to about two voxels.
+
+    Parameters
+    ----------
+    fixed, moving : ndarray, shapes (K, J, I) and (K', J', I')
+        HU, `outside` beyond the lung.
+    share, moving_share : ndarray of float32, the same shapes
+        Share of each voxel that is lung.
+    field : ndarray, shape (3, K, J, I)
+        Index of a fixed voxel to index of `moving`, in voxels.
+    stages : tuple of Stage
+    outside : float
+        HU
+
+    Returns
+    -------
+    ndarray, shape (3, K, J, I)
+        Continued beyond the mask.
+    """
+    mask = share > 0.5
+    domain = binary_dilation(mask, iterations=2)
+    weight = domain.astype(np.float32)
+    pleura, moving_pleura = pleura_distance(share), pleura_distance(moving_share)
+    blurred = blur(weight, _NORMALISE)
+    for stage in stages:
+        for _ in range(stage.iterations):
+            gathered = _gather(moving, moving_pleura, field, domain, np.float32(outside), np.float32(3.0))
+            stats = _local_sums(fixed, gathered[0], weight, blurred, _NORMALISE)
+            equations = np.zeros((9, *mask.shape), np.float32)
+            _normal_equations(
+                fixed.ravel(),
+                gathered.reshape(8, -1),
+                stats.reshape(5, -1),
+                pleura.ravel(),
+                domain.ravel(),
+                np.float32(_NOISE_HU**2),
+                np.float32(_PLEURA_WEIGHT),
+                np.float32(_PLEURA_BAND),
+                np.float32(_PLEURA_DOUBT),
+                equations.reshape(9, -1),
+            )
+            equations = blur(equations, stage.window) / np.maximum(blur(weight, stage.window), 1e-6)
+            step = np.zeros_like(field)
+            _solve(
+                equations.reshape(9, -1),
+                domain.ravel(),
+                np.float32(_RIDGE),
+                np.float32(_LARGEST_STEP),
+                step.reshape(3, -1),
+            )
+            field = field + step
+            affine = affine_field(*fit_affine(field, domain), mask.shape)
+            field = affine + gaussian_mean(field - affine, domain, stage.smoothing)
+    return extrapolate(field, mask)
+
+
+def local_correlation(fixed: Array, warped: Array, mask: Mask, *, sigma: float = _NORMALISE) -> Array:
+    """Local correlation of two images over the mask, 0 to 1.
+
+    Parameters
+    ----------
+    fixed, warped : ndarray, shape (K, J, I)
+        HU
+    mask : ndarray of bool, shape (K, J, I)
+    sigma : float, optional
+        Of the Gaussian window, voxels.
+
+    Returns
+    -------
+    ndarray of float32, shape (K, J, I)
+        Correlation coefficient, negative ones as 0, damped where the window holds nothing but noise;
+        NaN outside the mask.
+    """
+    weight = mask.astype(np.float32)
+    stats = _local_sums(fixed, warped, weight, blur(weight, sigma), sigma)
+    var_f = np.maximum(stats[1] - stats[0] ** 2, 0)
+    var_m = np.maximum(stats[3] - stats[2] ** 2, 0)
+    cov = stats[4] - stats[0] * stats[2]
+    correlation = cov / np.sqrt(var_f * var_m + _NOISE_HU**4 / 16)
+    return np.where(mask, np.clip(correlation, 0, 1), np.nan).astype(np.float32)
