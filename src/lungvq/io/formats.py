@@ -14,6 +14,7 @@ import gzip
 import os
 import re
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -139,7 +140,11 @@ def _load_nifti(path: Path) -> Stored:
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
     try:
-        with gzip.open(path) if packed else path.open("rb") as stream, LoggingOutputSuppressor():
+        with (
+            gzip.open(path) if packed else path.open("rb") as stream,
+            LoggingOutputSuppressor(),
+            warnings.catch_warnings(action="ignore"),
+        ):
             stored = _parse_nifti(path, stream)
             while stream.read(_BLOCK):  # to the end: gzip's checksum comes last
                 pass
@@ -284,7 +289,7 @@ def _check_packed(path: Path, kind: str) -> bytes:
             head += line
             if line.startswith(b"ElementDataFile") if kind == "mha" else not line.strip():
                 break
-        elsewhere = re.search(rb"^(data ?file:|ElementDataFile *= *(?!LOCAL))", head, re.M)
+        elsewhere = re.search(rb"^(data ?file:|ElementDataFile *=(?! *LOCAL))", head, re.M)
         if re.search(packed, head, re.M | re.I) and not elsewhere:
             unpacker = zlib.decompressobj(32 + zlib.MAX_WBITS)  # gzip or zlib
             while block := stream.read(_BLOCK >> 4):
