@@ -38,9 +38,9 @@ class CaseSettings:
     """
 
     description: str
-    descent_mm: tuple[float, float] = (42.0, 62.0)
-    widen: tuple[float, float] = (0.06, 0.11)
-    deepen: tuple[float, float] = (0.09, 0.16)
+    descent_mm: tuple[float, float] = (50.0, 72.0)
+    widen: tuple[float, float] = (0.07, 0.13)
+    deepen: tuple[float, float] = (0.12, 0.20)
     ripple_mm: float = 1.6
     follow: tuple[float, float] = (0.3, 0.8)
     gain: tuple[float, float] = (-0.035, -0.01)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SIDE_BLEND_MM = 10.0  # the two lungs move by their own settings; between them, in the mediastinum, a tanh
-ONSET = 0.1  # of the widening, as a squared share of the lung height below the apex
+ONSET = 0.05  # of the widening, as a squared share of the lung height below the apex
 
 Floats = NDArray[np.float64]
 

@@ -9,8 +9,8 @@ from lungvq.phantom.motion import backward, det, forward, unstretch
 from lungvq.phantom.shape import body_hu, cage, lung_and_lobe
 from lungvq.phantom.tissue import composition
 
-FISSURE_MM = 0.9  # thickness, in the stretched lung
-FISSURE_EXCESS = 0.9  # g/mL above the parenchyma around it, at expiration
+FISSURE_MM = 0.8  # thickness, in the stretched lung
+FISSURE_EXCESS = 0.8  # g/mL above the parenchyma around it, at expiration
 DENSE = 1.04  # g/mL on the CT scale: blood and tissue, 40 HU
 FULL = 65535.0  # coverage 1 in uint16
 

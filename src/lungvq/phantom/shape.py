@@ -72,13 +72,13 @@ def cage(c, x, y, z):
     """Distance to the inner face of the chest wall."""
     t = (c.apex_z - z) / c.height
     if t <= 0.004:
-        return (0.004 - t) * c.height + 8.0
+        return (0.004 - t) * c.height + 30.0
     u = 1 - min(t / c.taper, 1.0)
     round_ = np.sqrt(1 - u**2.3)
-    shoulder = 0.40 * c.half_width
+    shoulder = 0.38 * c.half_width
     a = shoulder + (c.half_width - shoulder) * round_
     b = c.half_depth * round_
-    yc = 0.22 * c.half_depth * u  # the apex lies a little to the back
+    yc = 0.30 * c.half_depth * u  # the apex lies a little to the back
     px, py = abs(x) / a, abs(y - yc) / b
     n = c.power
     r = (px**n + py**n) ** (1 / n)
@@ -108,6 +108,13 @@ def dome_height(c, side, x, y):
 
 
 @numba.njit(cache=True)
+def aorta(c, x, y, z):
+    """Distance to the descending aorta, which ends as a dome at the arch."""
+    above = max(0.0, z - c.aorta[3])
+    return np.sqrt((x - c.aorta[0]) ** 2 + (y - c.aorta[1]) ** 2 + above * above) - c.aorta[2]
+
+
+@numba.njit(cache=True)
 def lung(c, side, x, y, z):
     """Distance to the surface of one lung."""
     sign = 1.0 if side == 1 else -1.0
@@ -132,8 +139,7 @@ def lung(c, side, x, y, z):
     )
     d = smooth_max(d, c.spine_radius + 3.0 - np.hypot(x, y - c.spine_y), 8.0)
     d = smooth_max(d, 4.0 - sign * x, 4.0)
-    if z < c.aorta[3]:
-        d = smooth_max(d, c.aorta[2] + 1.5 - np.hypot(x - c.aorta[0], y - c.aorta[1]), 5.0)
+    d = smooth_max(d, 1.5 - aorta(c, x, y, z), 6.0)
     if c.remnant[side, 3] > 0:
         r = np.sqrt(
             (x - c.remnant[side, 0]) ** 2
@@ -245,7 +251,7 @@ def body_hu(c, d_cage, x, y, z, fx, fy, fz):
         return 25.0 if (abs(x) < 9 and back < 11) else 420.0
     if 14 <= back < 34 and abs(x) < 4 and (z + 1000.0) % 26.0 > 8.0:
         return 350.0
-    if z < c.aorta[3] and np.hypot(x - c.aorta[0], y - c.aorta[1]) < c.aorta[2]:
+    if aorta(c, x, y, z) < 0:
         return 42.0
     if d_cage > 0:
         # ribs: tilted rings round the cage, cartilage in front; the sternum closes them
@@ -264,11 +270,9 @@ def body_hu(c, d_cage, x, y, z, fx, fy, fz):
         if skin > -2.0:
             return 30.0
         # muscle is thicker at the back and at the shoulders
-        muscle = (
-            c.wall
-            + (14.0 if y > 0.3 * c.half_depth else 0.0)
-            + 10.0 * max(0.0, min(1.0, (z - c.apex_z + 90) / 60))
-        )
+        back = max(0.0, min(1.0, (y / c.half_depth + 0.1) / 0.6))
+        up = max(0.0, min(1.0, (z - c.apex_z + 90) / 90))
+        muscle = c.wall + 14.0 * back + 12.0 * up
         return 55.0 if d_cage < muscle else -100.0
     if skin > -2.0:
         return 30.0
@@ -277,14 +281,14 @@ def body_hu(c, d_cage, x, y, z, fx, fy, fz):
         fx - c.heart[0],
         fy - c.heart[1],
         fz - c.heart[2],
-        c.heart_radius[0] - 5,
-        c.heart_radius[1] - 5,
-        c.heart_radius[2] - 5,
+        c.heart_radius[0] - 3.5,
+        c.heart_radius[1] - 3.5,
+        c.heart_radius[2] - 3.5,
     )
     if d < 0:
         return 42.0
-    if d < 5.5:
-        return -85.0
+    if d < 2.5 and fy < c.heart[1] + 10:
+        return -75.0
     side = 1 if fx > c.midline else 0
     zd, slope = dome_height(c, side, fx, fy)
     below = (zd - fz) / np.sqrt(1 + slope * slope)
@@ -295,6 +299,9 @@ def body_hu(c, d_cage, x, y, z, fx, fy, fz):
             return 58.0  # liver
         if np.hypot(fx - 0.62 * c.half_width, fy - 0.45 * c.half_depth) < 0.36 * c.half_width:
             return 50.0  # spleen
+        gas = ellipsoid(fx - 0.42 * c.half_width, fy + 0.42 * c.half_depth, below - 26.0, 17.0, 9.0, 12.0)
+        if gas < 0:
+            return -950.0
         if np.hypot((fx - 0.4 * c.half_width) / 1.3, fy + 0.15 * c.half_depth) < 0.34 * c.half_width:
             return 20.0  # stomach
         return -95.0
