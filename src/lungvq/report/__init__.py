@@ -1,0 +1,76 @@
+"""A finished case as pages a physician can read: one HTML file that opens anywhere, and its figures as files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+from lungvq.errors import OutputError
+from lungvq.progress import SILENT, Progress
+from lungvq.report.content import build_page, is_withheld
+from lungvq.report.figures import PLANES, Picture, class_overlay, histogram, montage, registration_layers
+from lungvq.report.html import render
+from lungvq.report.render3d import surfaces_picture
+from lungvq.result import CaseResult
+
+__all__ = ["Picture", "build_page", "draw_pictures", "write_report"]
+
+
+def write_report(result: CaseResult, folder: Path, *, progress: Progress = SILENT) -> list[Path]:
+    """Write ``report.html`` and ``figures/``.
+
+    Parameters
+    ----------
+    result : CaseResult
+    folder : Path
+        Made where it is missing.
+    progress : Progress, optional
+
+    Returns
+    -------
+    list of Path
+        What was written, the page first.
+
+    Raises
+    ------
+    OutputError
+        If the files cannot be written.
+    """
+    progress.stage("drawing the report")
+    pictures = draw_pictures(result, progress=progress)
+    page = render(build_page(result), {picture.name: picture for picture in pictures})
+    written = {folder / "report.html": page.encode()}
+    written |= {folder / "figures" / f"{p.name}.{p.kind}": p.data for p in pictures}
+    try:
+        (folder / "figures").mkdir(parents=True, exist_ok=True)
+        for path, data in written.items():
+            path.write_bytes(data)
+    except OSError as error:
+        raise OutputError(f"the report cannot be written to {folder}: {error.strerror or error}") from error
+    return list(written)
+
+
+def draw_pictures(result: CaseResult, *, progress: Progress = SILENT) -> list[Picture]:
+    """Every picture of the report that is not withheld."""
+    withheld = partial(is_withheld, result)
+    drawings = list(_drawings(result, withheld))
+    pictures: list[Picture] = []
+    for done, draw in enumerate(drawings, start=1):
+        pictures += draw()
+        progress.fraction(done / len(drawings))
+    return pictures
+
+
+def _drawings(
+    result: CaseResult, withheld: Callable[[str], bool]
+) -> Iterator[Callable[[], list[Picture]]]:
+    for plane in PLANES:
+        yield lambda plane=plane: [montage(result, plane, withheld)]
+    if "vq_class" in result.maps and not withheld("vq_class"):
+        yield lambda: [class_overlay(result, withheld)]
+    for name in ("ventilation", "perfusion"):
+        if name in result.maps and not withheld(name):
+            yield lambda name=name: [histogram(result, name)]
+    yield lambda: registration_layers(result)
+    yield lambda: [picture for picture in [surfaces_picture(result, withheld)] if picture]

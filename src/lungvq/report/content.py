@@ -1,0 +1,505 @@
+"""What the report says: one plain dict of finished strings, made from a `CaseResult`.
+
+Everything here is text and numbers; `figures` and `render3d` draw, `html` lays out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lungvq.anatomy import LOBES_OF_LUNG, VQ_CLASSES
+from lungvq.findings import Finding, Severity
+from lungvq.quantify import ZONE_DEF
+from lungvq.report.figures import CLASS_TITLES
+from lungvq.report.methods import GLOSSARY, LIMITS, METHODS, REFERENCES, number_citations
+from lungvq.result import CaseResult
+
+__all__ = ["MISSING", "build_page", "is_withheld", "number", "why_withheld"]
+
+MISSING = "\N{EN DASH}"
+
+_RESTS_ON: dict[str, tuple[str, ...]] = {
+    "vq": ("ventilation", "perfusion", "vq_log2", "vq_class"),
+    "vq_log2": ("ventilation", "perfusion"),
+    "vq_class": ("ventilation", "perfusion", "vq_log2"),
+}
+"""What is derived from a map falls with it."""
+
+_REGION_TITLES = {
+    "both": "Both lungs",
+    "left": "Left lung",
+    "right": "Right lung",
+    "RUL": "Right upper",
+    "RML": "Right middle",
+    "RLL": "Right lower",
+    "LUL": "Left upper",
+    "LLL": "Left lower",
+}
+
+
+def is_withheld(result: CaseResult, what: str) -> bool:
+    """Whether a FAIL touches `what` or something it is derived from."""
+    return any(result.withheld(name) for name in (what, *_RESTS_ON.get(what, ())))
+
+
+def why_withheld(result: CaseResult, what: str) -> list[str]:
+    """The messages of the FAILs behind `is_withheld`."""
+    names = {what, *_RESTS_ON.get(what, ()), "all"}
+    return [f.message for f in result.findings if f.severity is Severity.FAIL and names & set(f.touches)]
+
+
+def number(value: float | None, digits: int = 0) -> str:
+    """A number for people: thin spaces between thousands, a true minus, an en dash where there is none.
+
+    Examples
+    --------
+    >>> number(float("nan")), number(-0.04, 1), number(-2.25, 1), number(12.345, 2)
+    ('–', '0.0', '−2.2', '12.35')
+    """
+    if value is None or not math.isfinite(value):
+        return MISSING
+    text = f"{value:,.{digits}f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+    if text.startswith("-"):
+        text = text[1:] if not any(c in "123456789" for c in text) else "\N{MINUS SIGN}" + text[1:]
+    return text
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else float("nan")
+
+
+def build_page(result: CaseResult) -> dict[str, Any]:
+    """Everything the template needs but the pictures."""
+    sections, references = number_citations(METHODS, REFERENCES)
+    return {
+        "case": result.case,
+        "banner": result.banner,
+        "verdict": _verdict(result),
+        "key": _key_numbers(result),
+        "scans": _scans(result),
+        "withheld": {
+            what: why_withheld(result, what)
+            for what in ("ventilation", "perfusion", "vq", "lobes")
+            if is_withheld(result, what)
+        },
+        "lobes": _region_table(result),
+        "zones": _zone_table(result),
+        "spread": _spread(result),
+        "registration": _registration(result),
+        "distrust": _distrust(result),
+        "settings": _flatten(result.settings),
+        "versions": list(result.versions.items()),
+        "timings": [(name, number(seconds, 1)) for name, seconds in result.timings],
+        "total_time": number(sum(seconds for _, seconds in result.timings), 0),
+        "methods": sections,
+        "references": references,
+        "glossary": GLOSSARY,
+    }
+
+
+# ------------------------------------------------------------------------------------------ verdict
+
+_SUMMARY = {
+    Severity.PASS: "Every check passed.",
+    Severity.WARN: "Usable with caution: read the warnings below first.",
+    Severity.FAIL: "Something failed: what it touches is withheld from these pages.",
+}
+
+
+def _verdict(result: CaseResult) -> dict[str, Any]:
+    serious = sorted(
+        (f for f in result.findings if f.severity is not Severity.PASS), key=lambda f: -f.severity.rank
+    )
+    good = [f for f in result.findings if f.severity is Severity.PASS]
+    return {
+        "status": result.status.value,
+        "summary": _SUMMARY[result.status],
+        "serious": [_finding(f) for f in serious],
+        "passed": [_finding(f) for f in good],
+    }
+
+
+def _finding(finding: Finding) -> dict[str, str]:
+    def measured(value: float | None) -> str:
+        return "" if value is None else f"{_plain(value)} {finding.unit}".rstrip()
+
+    return {
+        "code": finding.code,
+        "severity": finding.severity.value,
+        "message": finding.message,
+        "value": measured(finding.value),
+        "limit": measured(finding.limit),
+        "advice": finding.advice,
+        "touches": ", ".join(t.replace("_", " ") for t in finding.touches),
+    }
+
+
+# -------------------------------------------------------------------------------------- key numbers
+
+
+def _key_numbers(result: CaseResult) -> dict[str, Any]:
+    insp, exp = (result.metric("both", f"volume_{hold}_ml") / 1000 for hold in ("insp", "exp"))
+    shown = {name: not is_withheld(result, name) for name in ("ventilation", "perfusion", "vq")}
+    air = result.metric("both", "ventilation_ml") / 1000 if shown["ventilation"] else None
+    return {
+        "volumes": [
+            ("Inspiration", number(insp, 2), "L"),
+            ("Expiration", number(exp, 2), "L"),
+            ("Volume change", number(insp - exp, 2), "L"),
+            ("Air gained, from the map", number(air, 2), "L"),
+        ],
+        "splits": [
+            {"title": title, **_split(result, f"{name}_fraction_pct", shown[name])}
+            for name, title in (("ventilation", "Ventilation"), ("perfusion", "Perfusion"))
+        ],
+        "classes": _class_bar(result, shown["vq"]),
+    }
+
+
+def _split(result: CaseResult, metric: str, shown: bool) -> dict[str, Any]:
+    parts = [
+        result.metric(side, metric) if shown and not result.withheld(side) else float("nan")
+        for side in ("right", "left")
+    ]
+    whole = sum(max(p, 0) for p in parts if math.isfinite(p))
+    # The bar shows the right lung on the viewer's left, as the pictures do.
+    bar = 100 * max(parts[0], 0) / whole if math.isfinite(parts[0]) and whole > 0 else None
+    return {
+        "right": number(parts[0], 1),
+        "left": number(parts[1], 1),
+        "bar": None if bar is None else round(bar, 1),
+        "withheld": not shown,
+    }
+
+
+def _class_bar(result: CaseResult, shown: bool) -> dict[str, Any]:
+    parts, start = [], 0.0
+    for name in VQ_CLASSES:
+        value = result.metric("both", f"vq_{name}_pct") if shown else float("nan")
+        width = value if math.isfinite(value) else 0.0
+        parts.append(
+            {
+                "name": name,
+                "title": CLASS_TITLES[name],
+                "value": number(value, 1),
+                "start": round(start, 2),
+                "width": round(width, 2),
+            }
+        )
+        start += width
+    abnormal = result.metric("both", "vq_abnormal_pct") if shown else float("nan")
+    return {"parts": parts, "abnormal": number(abnormal, 1), "withheld": not shown}
+
+
+# -------------------------------------------------------------------------------------------- scans
+
+
+def _scans(result: CaseResult) -> dict[str, Any]:
+    facts = list(dict.fromkeys(key for scan in result.scans for key in scan.facts))
+    rows = [("name", [scan.name for scan in result.scans])]
+    rows += [(key, [_plain(scan.facts.get(key)) for scan in result.scans]) for key in facts]
+    rows += [("SHA-256", [f"{scan.sha256[:16]}…" if scan.sha256 else MISSING for scan in result.scans])]
+    return {
+        "roles": [scan.role for scan in result.scans],
+        "rows": [(key.replace("_", " "), values) for key, values in rows],
+    }
+
+
+def _plain(value: Any) -> str:
+    """Any plain value in words."""
+    if value is None or value == "":
+        return MISSING
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if isinstance(value, float | np.floating):
+        return f"{value:.4g}".replace("-", "\N{MINUS SIGN}") if math.isfinite(value) else MISSING
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k}: {_plain(v)}" for k, v in value.items()) or MISSING
+    if isinstance(value, list | tuple):
+        numeric = all(isinstance(v, int | float | np.number) for v in value)
+        return (" × " if numeric else ", ").join(_plain(v) for v in value) or MISSING
+    return str(value)
+
+
+def _flatten(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested settings as rows of ``stage.parameter`` and value."""
+    rows: list[tuple[str, str]] = []
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            rows += _flatten(value, f"{prefix}{key}.")
+        else:
+            rows.append((f"{prefix}{key}", _plain(value)))
+    return rows
+
+
+# ------------------------------------------------------------------------------------------- tables
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the lobe table: its group, heading and unit, the metric, and the map it rests on.
+
+    With `per_volume` the value is divided by the region's share of expiratory volume.
+    """
+
+    group: str
+    title: str
+    unit: str
+    metric: str
+    digits: int = 1
+    map: str = ""
+    per_volume: bool = False
+
+
+LOBE_COLUMNS: tuple[Column, ...] = (
+    Column("Volume", "Insp", "mL", "volume_insp_ml", 0),
+    Column("Volume", "Exp", "mL", "volume_exp_ml", 0),
+    Column("Volume", "Change", "mL", "volume_change_ml", 0),
+    Column("Ventilation", "V", "mL", "ventilation_ml", 0, "ventilation"),
+    Column("Ventilation", "V", "%", "ventilation_fraction_pct", 1, "ventilation"),
+    Column("Ventilation", "V % / vol %", "", "ventilation_fraction_pct", 2, "ventilation", True),
+    Column("Ventilation", "Defect", "%", "ventilation_defect_pct", 1, "ventilation"),
+    Column("Perfusion", "Q", "%", "perfusion_fraction_pct", 1, "perfusion"),
+    Column("Perfusion", "Q % / vol %", "", "perfusion_fraction_pct", 2, "perfusion", True),
+    Column("Perfusion", "Defect", "%", "perfusion_defect_pct", 1, "perfusion"),
+    Column("V/Q class, % of region", "Normal", "%", "vq_normal_pct", 1, "vq"),
+    Column("V/Q class, % of region", "Dead space", "%", "vq_dead_space_pct", 1, "vq"),
+    Column("V/Q class, % of region", "Shunt-like", "%", "vq_shunt_pct", 1, "vq"),
+    Column("V/Q class, % of region", "Matched", "%", "vq_matched_defect_pct", 1, "vq"),
+    Column("Density, % of region", "LAA-950", "%", "laa950_pct", 1),
+    Column("Density, % of region", "fSAD", "%", "prm_fsad_pct", 1, "prm"),
+    Column("Density, % of region", "Emphysema", "%", "prm_emphysema_pct", 1, "prm"),
+)
+
+ZONE_COLUMNS: tuple[Column, ...] = (
+    Column("", "Exp", "mL", "volume_exp_ml", 0),
+    Column("", "V", "%", "ventilation_fraction_pct", 1, "ventilation"),
+    Column("", "V % / vol %", "", "ventilation_fraction_pct", 2, "ventilation", True),
+    Column("", "Q", "%", "perfusion_fraction_pct", 1, "perfusion"),
+    Column("", "Q % / vol %", "", "perfusion_fraction_pct", 2, "perfusion", True),
+)
+
+
+class _Numbers:
+    """Default values, intervals and QC of the metrics table, by region and metric."""
+
+    def __init__(self, result: CaseResult) -> None:
+        table = result.metrics[result.metrics["is_default"] == 1]
+        keys = zip(table["region"], table["metric"], strict=True)
+        qc = table["qc"].fillna("").astype(str)
+        self._rows = dict(
+            zip(keys, zip(table["value"], table["ci_low"], table["ci_high"], qc, strict=True), strict=True)
+        )
+
+    def row(self, region: str, metric: str) -> tuple[float, float, float, str]:
+        nan = float("nan")
+        return self._rows.get((region, metric), (nan, nan, nan, ""))
+
+    def value(self, region: str, metric: str) -> float:
+        if metric == "volume_change_ml":
+            return self.value(region, "volume_insp_ml") - self.value(region, "volume_exp_ml")
+        return float(self.row(region, metric)[0])
+
+    def cell(self, region: str, column: Column, hidden: bool) -> dict[str, str]:
+        """One table cell: text, its 95 % interval, and whether a warning touches it."""
+        value, (_, low, high, qc) = self.value(region, column.metric), self.row(region, column.metric)
+        if column.per_volume:
+            volume = _share(self.value(region, "volume_exp_ml"), self.value("both", "volume_exp_ml"))
+            value, low, high = (_share(x, 100 * volume) for x in (value, low, high))
+        known = math.isfinite(low) and math.isfinite(high) and not hidden
+        return {
+            "text": MISSING if hidden else number(value, column.digits),
+            "interval": f"{number(low, column.digits)} to {number(high, column.digits)}" if known else "",
+            "mark": "*" if qc.startswith(("WARN", "FAIL")) and not hidden else "",
+        }
+
+
+def _region_table(result: CaseResult) -> dict[str, Any]:
+    """Five lobes, two lungs, both; lobes are left out where they are withheld."""
+    numbers = _Numbers(result)
+    lobes = [] if result.withheld("lobes") else [*LOBES_OF_LUNG["right"], *LOBES_OF_LUNG["left"]]
+    rows = []
+    for region in (*lobes, "right", "left", "both"):
+        gone = _region_withheld(result, region)
+        cells = [
+            numbers.cell(region, column, gone or bool(column.map and is_withheld(result, column.map)))
+            for column in LOBE_COLUMNS
+        ]
+        rows.append(
+            {
+                "region": region,
+                "title": _REGION_TITLES[region],
+                "code": region if region in lobes else "",
+                "total": region not in lobes,
+                "withheld": gone,
+                "cells": cells,
+            }
+        )
+    groups: list[tuple[str, int]] = []
+    for column in LOBE_COLUMNS:
+        if groups and groups[-1][0] == column.group:
+            groups[-1] = (column.group, groups[-1][1] + 1)
+        else:
+            groups.append((column.group, 1))
+    return {
+        "groups": groups,
+        "starts": [n == 0 or c.group != LOBE_COLUMNS[n - 1].group for n, c in enumerate(LOBE_COLUMNS)],
+        "columns": [(c.title, c.unit) for c in LOBE_COLUMNS],
+        "rows": rows,
+        "sums": _sums(result, numbers, lobes),
+        "marked": any(cell["mark"] for row in rows for cell in row["cells"]),
+    }
+
+
+def _region_withheld(result: CaseResult, region: str) -> bool:
+    """A FAIL on a lung takes its lobes and zones with it."""
+    lung = next((side for side, lobes in LOBES_OF_LUNG.items() if region in lobes), region.split("_")[0])
+    return result.withheld(region) or (lung in LOBES_OF_LUNG and result.withheld(lung))
+
+
+def _sums(result: CaseResult, numbers: _Numbers, lobes: list[str]) -> list[str]:
+    """Whether the V % and Q % columns add up, in words."""
+    said = []
+    for letter, name in (("V", "ventilation"), ("Q", "perfusion")):
+        if is_withheld(result, name):
+            continue
+        metric = f"{name}_fraction_pct"
+        for what, regions in (("the five lobes", lobes), ("right and left", ["right", "left"])):
+            # A lung without a number (collapsed, say) adds nothing.
+            values = [numbers.value(region, metric) for region in regions]
+            known = [v for v in values if math.isfinite(v)]
+            if not known:
+                continue
+            total = sum(known)
+            gap = 100 - total
+            said.append(
+                f"{letter} % of {what} adds up to {number(total, 1)} %"
+                + (f" ({number(gap, 1)} % lies in no {'lobe' if regions is lobes else 'lung'})"
+                   if abs(gap) >= 0.05 else "")
+            )  # fmt: skip
+    return said
+
+
+def _zone_table(result: CaseResult) -> dict[str, Any]:
+    """Thirds by height, right and left side by side as on the pictures."""
+    numbers = _Numbers(result)
+    rows = []
+    for part in ("upper", "middle", "lower", ""):
+        cells = []
+        for side in ("right", "left"):
+            region = f"{side}_{part}" if part else side
+            gone = _region_withheld(result, region)
+            cells += [
+                numbers.cell(region, column, gone or bool(column.map and is_withheld(result, column.map)))
+                for column in ZONE_COLUMNS
+            ]
+        rows.append({"title": part.capitalize() or "Whole lung", "total": not part, "cells": cells})
+    return {
+        "columns": [(c.title, c.unit) for c in ZONE_COLUMNS],
+        "rows": rows,
+        "definition": ZONE_DEF,
+    }
+
+
+def _spread(result: CaseResult) -> list[dict[str, Any]]:
+    """Heterogeneity beside the histograms."""
+    numbers = _Numbers(result)
+    rows = []
+    for region in ("both", "right", "left"):
+        cells = []
+        for name in ("ventilation", "perfusion"):
+            hidden = is_withheld(result, name) or _region_withheld(result, region)
+            cells += [
+                MISSING if hidden else number(numbers.value(region, f"{name}_{kind}"), 2)
+                for kind in ("cv", "h")
+            ]
+        rows.append({"title": _REGION_TITLES[region], "cells": cells})
+    return rows
+
+
+# ------------------------------------------------------------------------------------- registration
+
+_REGISTRATION_ROWS: tuple[tuple[str, str, str, int], ...] = (
+    ("dice", "Overlap of the lungs (Dice)", "", 3),
+    ("surface_mean_mm", "Distance of lung surfaces, mean", "mm", 2),
+    ("surface_p95_mm", "Distance of lung surfaces, 95th percentile", "mm", 2),
+    ("correlation_before", "Local correlation, before", "", 2),
+    ("correlation_after", "Local correlation, after", "", 2),
+    ("folded_percent", "Folded share of lung", "%", 3),
+    ("jacobian_p1", "Jacobian, 1st percentile", "mL/mL", 2),
+    ("jacobian_p5", "Jacobian, 5th percentile", "mL/mL", 2),
+    ("jacobian_p50", "Jacobian, median", "mL/mL", 2),
+    ("jacobian_p95", "Jacobian, 95th percentile", "mL/mL", 2),
+    ("jacobian_p99", "Jacobian, 99th percentile", "mL/mL", 2),
+    ("closure", "Summed Jacobian over inspiratory volume", "", 3),
+    ("motion_mean_mm", "Motion, mean", "mm", 1),
+    ("motion_p95_mm", "Motion, 95th percentile", "mm", 1),
+    ("motion_max_mm", "Motion, largest", "mm", 1),
+)
+
+
+def _registration(result: CaseResult) -> list[tuple[str, str, list[str]]]:
+    return [
+        (
+            title,
+            unit,
+            [
+                number(result.registration.get(side, {}).get(key), digits)
+                for side in ("right", "left", "both")
+            ],
+        )
+        for key, title, unit, digits in _REGISTRATION_ROWS
+    ]
+
+
+# ----------------------------------------------------------------------------------------- distrust
+
+
+def _distrust(result: CaseResult) -> dict[str, Any]:
+    """What these numbers cannot carry: measured where it can be, in words where not."""
+    inside = result.lungs_exp.array > 0
+    measured: list[tuple[str, str]] = []
+    for name, title in (("ventilation", "Ventilation"), ("perfusion", "Perfusion")):
+        if name in result.maps and inside.any():
+            undefined = 100 * _mean(~np.isfinite(result.maps[name].array[inside]))
+            measured.append((f"{title} is undefined in", f"{number(undefined, 1)} % of lung volume"))
+    measured += _relative_errors(result, inside)
+    beyond = _beyond_two_se(result, inside)
+    if beyond is not None:
+        measured.append(
+            (
+                "Apparent mass change exceeds twice its standard error in",
+                f"{number(beyond, 1)} % of the lung where it is defined; chance alone would give about 5 %",
+            )
+        )
+    return {"measured": measured, "limits": LIMITS}
+
+
+def _relative_errors(result: CaseResult, inside: np.ndarray) -> Iterable[tuple[str, str]]:
+    for name, title in (("ventilation", "Ventilation"), ("perfusion", "Perfusion")):
+        if name not in result.maps or f"{name}_se" not in result.maps or is_withheld(result, name):
+            continue
+        values, errors = result.maps[name].array[inside], result.maps[f"{name}_se"].array[inside]
+        known = np.isfinite(values) & np.isfinite(errors)
+        mean = _mean(values[known])
+        if known.any() and mean > 0:
+            share = 100 * float(np.median(errors[known])) / mean
+            yield f"{title}: typical standard error of a voxel", f"{number(share, 0)} % of the lung mean"
+
+
+def _beyond_two_se(result: CaseResult, inside: np.ndarray) -> float | None:
+    """Share of lung, in %, where the mass change is more than twice its standard error from zero."""
+    if "perfusion_ctp" not in result.maps or "perfusion_ctp_se" not in result.maps:
+        return None
+    change, error = (result.maps[n].array[inside] for n in ("perfusion_ctp", "perfusion_ctp_se"))
+    known = np.isfinite(change) & np.isfinite(error)
+    return 100 * _mean(np.abs(change[known]) > 2 * error[known]) if known.any() else None
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean(dtype=np.float64)) if values.size else float("nan")

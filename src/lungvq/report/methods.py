@@ -1,0 +1,170 @@
+"""The words of the report that do not change from case to case: methods, limits, glossary, references."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+__all__ = ["GLOSSARY", "LIMITS", "METHODS", "REFERENCES", "Section", "number_citations"]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A paragraph of the methods: a heading, the text with ``[key]`` citations, and its equation, if any."""
+
+    title: str
+    text: str
+    equation: str = ""
+
+
+REFERENCES: dict[str, str] = {
+    "simon2000": "Simon BA. Non-invasive imaging of regional lung function using x-ray computed tomography. "
+    "J Clin Monit Comput 2000;16:433-442.",
+    "castillo2019": "Castillo E, Castillo R, Vinogradskiy Y, et al. Robust CT ventilation from the integral "
+    "formulation of the Jacobian. Med Phys 2019. PMID 30779353.",
+    "kipritidis2019": "Kipritidis J, Tahir BA, Cazoulat G, et al. The VAMPIRE challenge: a multi-institutional "
+    "validation study of CT ventilation imaging. Med Phys 2019;46:1198. PMC6605778.",
+    "heinrich2013": "Heinrich MP, Jenkinson M, Papież BW, et al. Towards realtime multimodal fusion for "
+    "image-guided interventions using self-similarities. MICCAI 2013.",
+    "heinrich2014": "Heinrich MP, Papież BW, Schnabel JA, Handels H. Non-parametric discrete registration with "
+    "convex optimisation. WBIR 2014.",
+    "brudin1987": "Brudin LH, Rhodes CG, Valind SO, et al. Regional lung density and blood volume in "
+    "nonsmoking and smoking subjects measured by PET. J Appl Physiol 1987;63:1324.",
+    "fuld2013": "Fuld MK, Halaweish AF, Haynes SE, et al. Pulmonary perfused blood volume with dual-energy CT "
+    "as surrogate for pulmonary perfusion assessed with dynamic multidetector CT. Radiology 2013. PMC3662901.",
+    "castillo2021": "Castillo E, Nair G, Turner-Lawrence D, et al. Quantifying pulmonary perfusion from "
+    "noncontrast computed tomography. Med Phys 2021;48:1804-1814. doi 10.1002/mp.14792.",
+    "roach2022": "Roach DJ, Willmering MM, Plummer JW, et al. Hyperpolarized 129-xenon MRI ventilation defect "
+    "quantification via thresholding and linear binning in multiple pulmonary diseases. Acad Radiol 2022. "
+    "PMC8837732.",
+    "galban2012": "Galbán CJ, Han MK, Boes JL, et al. Computed tomography-based biomarker provides unique "
+    "signature for diagnosis of COPD phenotypes and disease progression. Nat Med 2012;18:1711.",
+    "autolung2023": "Automated lobar and zonal quantification in planar lung scintigraphy (AutoLung3D). EJNMMI "
+    "Phys 2023. doi 10.1186/s40658-023-00578-z.",
+}
+
+METHODS: tuple[Section, ...] = (
+    Section(
+        "Lungs and motion",
+        "Lungs, lobes, airways and vessels are segmented on both scans. Each lung is then registered on its own, "
+        "from expiration to inspiration, so that it may slide along the chest wall: a search over all "
+        "displacements on self-similarity codes [heinrich2013] with coupled convex optimisation [heinrich2014], "
+        "refined by local correlation. φ(x) is where the tissue at x on expiration lies on inspiration.",
+        "J(x) = det ∇φ(x)   (inspiratory mL per expiratory mL)",
+    ),
+    Section(
+        "Ventilation, V",
+        "Air fraction F is one minus density over that of tissue. The air a parcel gains is what it holds at "
+        "inspiration less what it held at expiration; unlike the Jacobian alone or a density ratio alone "
+        "[simon2000], this does not assume that its tissue and blood stay the same. Each term is averaged over the "
+        "neighbourhood within the lung before they are combined, in the spirit of integral formulations "
+        "[castillo2019]. For how CT ventilation agrees with other modalities see [kipritidis2019].",
+        "V(x) = J(x) · F_insp(φ(x)) − F_exp(x)   (mL air per mL expiratory lung)",
+    ),
+    Section(
+        "Perfusion, Q",
+        "A surrogate: the relative blood mass of parenchyma, with vessels left out and density averaged over both "
+        "breath-holds. D is the share of tissue that is not blood, 36 % of the lungs' mean density by default "
+        "[brudin1987]. Perfused blood volume follows blood flow in many situations [fuld2013], not in all.",
+        "Q(x) = max(0, (ρ_exp(x) + J(x) · ρ_insp(φ(x))) / 2 − D), divided by its lung mean",
+    ),
+    Section(
+        "Apparent mass change, CT-P",
+        "What blood would have to enter or leave a parcel between the scans to explain their densities "
+        "[castillo2021]; kept signed here, with a standard error, because the magnitude of noise is not zero.",
+        "m(x) = J(x) · ρ_insp(φ(x)) − ρ_exp(x)   (g per mL expiratory lung)",
+    ),
+    Section(
+        "V/Q and its classes",
+        "Both maps are taken relative to their means over the voxels where both are defined. Below 60 % of the "
+        "mean is low, close to the mean less two standard deviations of healthy lungs in xenon MRI [roach2022]. "
+        "Dead space: V kept, Q low. Shunt-like: Q kept, V low; true shunt cannot be seen. Matched defect: both low. "
+        "No published threshold exists for this kind of CT classification.",
+        "V/Q(x) = log2( (V / mean V) / (Q / mean Q) )",
+    ),
+    Section(
+        "Regions",
+        "A region's V % and Q % are its share of the signed sum over both lungs, over defined voxels, all per mL of "
+        "expiratory lung. V % / vol % compares that with its share of expiratory lung volume: 1 is what its size "
+        "alone would give. Zones are thirds of equal height of each lung (equal_height_per_lung), the reading of "
+        "planar scintigraphy [autolung2023]; other definitions of thirds give other numbers.",
+    ),
+    Section(
+        "Density",
+        "LAA-950: share of lung at or below −950 HU on inspiration. PRM [galban2012]: emphysema at or below −950 HU "
+        "on inspiration and −856 HU on expiration; functional small airways disease (fSAD) at or below −856 HU on "
+        "expiration only.",
+    ),
+)
+
+LIMITS: tuple[tuple[str, str], ...] = (
+    (
+        "Q is not measured flow.",
+        "It says where blood mass is, not how fast it moves. Acute pulmonary embolism hardly changes it, and "
+        "wherever density is not blood (fibrosis, ground glass, oedema, collapse, tumour) it is wrong.",
+    ),
+    (
+        "CT-P is a change of blood volume, not flow.",
+        "It mixes the squeeze of inflation, gravity, the heart's phase and effort against a closed glottis, and takes "
+        "in every error of the registration: 1 % of the Jacobian is as large as 1 % of inspiratory mass. Its "
+        "magnitude correlates with perfusion even where no mass changed at all.",
+    ),
+    (
+        "V is a difference between two breath-holds.",
+        "It is not tidal breathing, and it depends on how far this patient breathed in and out.",
+    ),
+    (
+        "Classes rest on a threshold.",
+        "60 % of the mean is a choice; the shares move with it, and with the smoothing of both maps.",
+    ),
+    (
+        "Near the diaphragm, the heart and the fissures",
+        "motion is largest and neighbours slide: maps are least certain there.",
+    ),
+)
+
+GLOSSARY: tuple[tuple[str, str], ...] = (
+    ("V, Q", "ventilation, perfusion"),
+    ("J", "Jacobian: local inspiratory over expiratory volume"),
+    ("HU", "Hounsfield units"),
+    ("SE", "standard error"),
+    ("CV", "standard deviation over mean"),
+    ("H", "interquartile range over mean"),
+    ("LAA-950", "low attenuation area, at or below −950 HU"),
+    ("PRM", "parametric response map"),
+    ("fSAD", "functional small airways disease"),
+    ("Dice", "overlap of two masks, 1 is perfect"),
+    ("RUL, RML, RLL", "right upper, middle, lower lobe"),
+    ("LUL, LLL", "left upper, lower lobe"),
+)
+
+_CITATION = re.compile(r"\[([a-z]+\d{4})\]")
+
+
+def number_citations(
+    sections: tuple[Section, ...], references: dict[str, str]
+) -> tuple[list[dict[str, object]], list[str]]:
+    """Sections with their text split at citations, and the references in the order they are first cited.
+
+    Returns
+    -------
+    sections : list of dict
+        ``title``, ``equation`` and ``pieces``: pairs of text and the number that follows it (0: none).
+    cited : list of str
+
+    Examples
+    --------
+    >>> number_citations((Section("A", "So it is [b2001], truly."),), {"b2001": "B."})
+    ([{'title': 'A', 'equation': '', 'pieces': [('So it is', 1), (', truly.', 0)]}], ['B.'])
+    """
+    order: list[str] = []
+    numbered: list[dict[str, object]] = []
+    for section in sections:
+        parts = _CITATION.split(section.text)
+        pieces = []
+        for text, key in zip(parts[::2], [*parts[1::2], ""], strict=True):
+            if key and key not in order:
+                order.append(key)
+            pieces.append((text.rstrip() if key else text, order.index(key) + 1 if key else 0))
+        numbered.append({"title": section.title, "equation": section.equation, "pieces": pieces})
+    return numbered, [references[key] for key in order]
