@@ -205,10 +205,14 @@ def find_lungs(coarse: Volume, body: Body, airways: Mask, threshold: float) -> N
 
 
 def _fill_holes(mask: Mask) -> Mask:
-    """Fill what is enclosed within a slice (vessels, nodules); the hilum stays open."""
-    filled = mask.copy()
-    for k in np.flatnonzero(mask.any(axis=(1, 2))):
-        filled[k] = ndimage.binary_fill_holes(mask[k])
+    """Fill what is enclosed on all sides (nodules, vessels); a diaphragm's dome is open below."""
+    labels, _ = ndimage.label(~mask)
+    faces = [labels[0], labels[-1], labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1]]
+    outside = np.zeros(labels.max() + 1, bool)
+    for face in faces:
+        outside[np.unique(face)] = True
+    outside[0] = False
+    filled: Mask = ~outside[labels]
     return filled
 
 
