@@ -9,46 +9,22 @@ import numpy as np
 from lungvq.errors import InputError
 from lungvq.io import formats
 from lungvq.io.formats import open_atomic, write
-from lungvq.io.scan import Scan, check_chest_ct, hu_from_stored, sha256_of
+from lungvq.io.listing import SeriesInfo, list_series, read, read_series
+from lungvq.io.scan import Scan, sha256_of
 from lungvq.volume import Volume
 
 __all__ = [
     "Scan",
+    "SeriesInfo",
+    "list_series",
     "open_atomic",
     "read",
     "read_labels",
+    "read_series",
     "read_volume",
     "sha256_of",
     "write",
 ]
-
-
-def read(path: Path | str) -> Scan:
-    """Read a chest CT.
-
-    Parameters
-    ----------
-    path : Path
-        A .nii, .nii.gz, .mha, .mhd, .nrrd or .nhdr file.
-
-    Returns
-    -------
-    scan : Scan
-        HU as int16 in stored order.
-
-    Raises
-    ------
-    InputError
-        If there is no chest CT to be had from it; the message says why.
-    """
-    path = Path(path)
-    stored = formats.load(path)
-    if stored.array.ndim != 3:
-        raise InputError(f"{path}: {stored.array.shape[3]} values per voxel; expected a CT with one")
-    hu = hu_from_stored(stored.array, str(path), slope=stored.slope, intercept=stored.intercept)
-    volume = Volume(hu, stored.affine)
-    facts = {"stored_type": stored.array.dtype.name, **stored.facts, **check_chest_ct(volume, str(path))}
-    return Scan(volume, path, stored.kind, (path,), facts, stored.findings)
 
 
 def read_labels(path: Path | str) -> Volume:
