@@ -1,4 +1,4 @@
-"""A pair of scans whose motion is known: two ellipsoid lungs full of vessels, each with a smooth map of its own."""
+"""A pair of scans whose motion is known: two ellipsoid lungs full of vessels, each with its own smooth map."""
 
 from __future__ import annotations
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import numba
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import uniform_filter
 
 from lungvq.register.field import Array, Mask
 
@@ -19,12 +18,37 @@ __all__ = ["encode"]
 
 _MASK_BITS = np.uint64(0xF << 60)
 _FACES = ((-1, 0, 0), (1, 0, 0), (0, -1, 0), (0, 1, 0), (0, 0, -1), (0, 0, 1))
-_PAIRS = tuple(
-    (a, b)
-    for m, a in enumerate(_FACES)
-    for b in _FACES[m + 1 :]
-    if any(p + q for p, q in zip(a, b, strict=True))
-)
+_PAIRS = np.array(
+    [
+        (*a, *b)
+        for m, a in enumerate(_FACES)
+        for b in _FACES[m + 1 :]
+        if any(p + q for p, q in zip(a, b, strict=True))
+    ]
+)  # (12, 6): the neighbours of a voxel that are not opposite
+
+
+@numba.njit(parallel=True, cache=True)
+def _patch_distances(padded, image, pairs):
+    """Summed squared difference of 3x3x3 patches around a voxel's neighbours, (12, K, J, I).
+
+    `padded` is `image` with two more voxels on every side.
+    """
+    shape = image.shape
+    out = np.zeros((12, shape[0], shape[1], shape[2]), np.float32)
+    for k in numba.prange(shape[0]):
+        for c in range(12):
+            p = pairs[c]
+            for j in range(shape[1]):
+                to = out[c, k, j]
+                for z in range(1, 4):
+                    for y in range(1, 4):
+                        one, other = padded[k + z + p[0], j + y + p[1]], padded[k + z + p[3], j + y + p[4]]
+                        for x in range(1, 4):
+                            a, b = one[x + p[2] : x + p[2] + shape[2]], other[x + p[5] : x + p[5] + shape[2]]
+                            for i in range(shape[2]):
+                                to[i] += (a[i] - b[i]) ** 2
+    return out
 
 
 @numba.njit(parallel=True, cache=True)
@@ -33,10 +57,10 @@ def _quantise(distance, floor):
     n = distance.shape[1]
     out = np.empty(n, np.uint64)
     for p in numba.prange(n):
-        low, mean = distance[0, p], 0.0
+        low, mean = distance[0, p], np.float32(0)
         for c in range(12):
             low = min(low, distance[c, p])
-            mean += distance[c, p] / 12
+            mean += distance[c, p] / np.float32(12)
         scale = max(mean - low, floor)
         code = np.uint64(0)
         for c in range(12):
@@ -62,15 +86,7 @@ def encode(image: Array, mask: Mask) -> NDArray[np.uint64]:
     ndarray of uint64, shape (K, J, I)
         The number of bits in which two codes differ is their dissimilarity, 0 to 64.
     """
-    padded = np.pad(image, 1, mode="edge")
-    k, j, i = image.shape
-
-    def shifted(by: tuple[int, int, int]) -> Array:
-        return padded[1 + by[0] : 1 + by[0] + k, 1 + by[1] : 1 + by[1] + j, 1 + by[2] : 1 + by[2] + i]
-
-    distance = np.empty((12, k, j, i), np.float32)
-    for channel, (a, b) in zip(distance, _PAIRS, strict=True):
-        uniform_filter((shifted(a) - shifted(b)) ** 2, 3, output=channel, mode="nearest")
+    distance = _patch_distances(np.pad(image, 2, mode="edge"), image, _PAIRS)
     spread = distance.mean(axis=0) - distance.min(axis=0)
     floor = 0.05 * float(spread[mask].mean()) if mask.any() else 1.0
     codes = _quantise(distance.reshape(12, -1), max(floor, 1e-3)).reshape(image.shape)

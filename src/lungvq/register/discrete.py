@@ -2,8 +2,8 @@
 
 Nodes on a coarse lattice inside the fixed lung try all displacements within a radius; the cost is how many
 bits of the self-similarity codes differ around the node. Coupled convex optimisation (Steinbruecker et al.
-2009; Heinrich et al. 2014) alternates between choosing each node's best displacement near a smooth field and smoothing
-what was chosen, with a tether that tightens.
+2009; Heinrich et al. 2014) alternates between choosing each node's best displacement near a smooth field and
+smoothing what was chosen, with a tether that tightens.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from lungvq import _sampling
 from lungvq.register.descriptors import encode
-from lungvq.register.field import Array, Mask, pull, smooth
+from lungvq.register.field import Array, LocalLine, Mask, pull, smooth
 
 __all__ = ["LEVELS", "Level", "search"]
 
@@ -47,7 +47,7 @@ LEVELS = (Level(4, 2, 7), Level(3, 1, 5), Level(2, 1, 3))
 
 
 @intrinsic
-def _count_bits(typingctx, value):
+def _count_bits(typingctx, value):  # one machine instruction, which neither numpy nor Python offers to numba
     def codegen(context, builder, signature, args):
         return builder.ctpop(args[0])
 
@@ -167,10 +167,11 @@ def search(
     chosen = np.zeros((len(nodes), 3), np.float32)
     target = np.zeros((len(nodes), 3), np.float32)
     lattice_field = np.zeros((3, *on.shape), np.float32)
+    line = LocalLine(on, 1.0)
     for tether in _TETHERS:
         _choose(costs, np.float32(1 / 27), target, np.float32(tether), level.steps, chosen)
         lattice_field[:, on] = chosen.T
-        agreed = smooth(lattice_field, on, sigma=1.0)
+        agreed = smooth(lattice_field, on, line)
         target = np.ascontiguousarray(agreed[:, on].T)
     to_node = np.eye(3, 4) / level.lattice
     step = np.stack(

@@ -17,10 +17,12 @@ from lungvq.progress import SILENT, Progress
 from lungvq.register import discrete, refine
 from lungvq.register.field import (
     Array,
+    LocalLine,
     Mask,
     affine_field,
     blur,
     extrapolate,
+    fit_affine,
     gaussian_mean,
     jacobian,
     pull,
@@ -36,7 +38,7 @@ _OUTSIDE_HU = -400.0
 _CLIP_HU = (-1000.0, 100.0)
 _SMALLEST_JACOBIAN = 0.1
 _UNFOLD_SIGMAS = (1.0, 1.5, 2.0, 2.0, 3.0, 3.0, 4.0, 4.0, 6.0, 8.0)  # voxels
-_BOX_MARGIN = 10  # voxels around a lung: room for the second and third search and for continuation
+_BOX_MARGIN = 5  # voxels around a lung
 
 
 Box = tuple[slice, slice, slice]
@@ -336,7 +338,7 @@ def _register_lung(
         if n == 0:
             padded = _straight(scale, shift, mask.shape, pad)
         else:
-            padded = extrapolate(np.pad(field, [(0, 0), *[(pad, pad)] * 3]), np.pad(mask, pad))
+            padded = _widened(field, mask, pad)
         field = discrete.search(a.hu, mask, b.hu, b.share, padded, pad, level, outside=_OUTSIDE_HU)
         progress.fraction(0.2 * (n + 1))
     field = refine.refine(a.hu, a.share, b.hu, b.share, field, refine.STAGES, outside=_OUTSIDE_HU)
@@ -349,12 +351,20 @@ def _register_lung(
             fine_a.hu, fine_a.share, fine_b.hu, fine_b.share, fine, refine.FINE_STAGES, outside=_OUTSIDE_HU
         )
         motion = _resample(_to_mm(fine, fine_a.grid, fine_b.grid), fine_a.grid, a.grid)
-        motion = extrapolate(motion, mask)
-    motion = _unfold(motion, mask, h)
+    motion = _unfold(extrapolate(motion, mask), mask, h)
     progress.fraction(1.0)
 
     raw = jacobian(motion / h)
     return _Result(box, mask, motion, raw, _evidence(a, b, start, motion, raw, moving.volume_ml))
+
+
+def _widened(field: Array, mask: Mask, pad: int) -> Array:
+    """A field that is known all over its box, continued `pad` voxels beyond it."""
+    wide = np.pad(mask, pad)
+    affine = affine_field(*fit_affine(field, mask), mask.shape)
+    rest = np.pad(field - affine, [(0, 0), (pad, pad), (pad, pad), (pad, pad)], mode="edge")
+    constant, slope = fit_affine(np.pad(affine, [(0, 0), (pad, pad), (pad, pad), (pad, pad)]), wide)
+    return affine_field(constant, slope, wide.shape) + rest
 
 
 def _unfold(motion: Array, mask: Mask, h: float) -> Array:
@@ -364,7 +374,7 @@ def _unfold(motion: Array, mask: Mask, h: float) -> Array:
         if not folded.any():
             break
         share = np.clip(4 * blur(binary_dilation(folded, iterations=2).astype(np.float32), sigma), 0, 1)
-        motion = motion + share * (smooth(motion, mask, sigma=sigma) - motion)
+        motion = motion + share * (smooth(motion, mask, LocalLine(mask, sigma)) - motion)
     return motion
 
 
@@ -405,9 +415,9 @@ def _join(results: list[_Result], grid: Grid) -> Array:
         near = np.zeros(grid.shape, bool)
         near[r.box] = True
         if len(results) == 1:
-            return extrapolate(motion, near)
+            return extrapolate(motion, near, sigma=None)
         share = 1 / (np.float32(1e-3) + distance_transform_edt(~mask).astype(np.float32) ** 2)
-        total += share * extrapolate(motion, near)
+        total += share * extrapolate(motion, near, sigma=None)
         weight += share
     return total / weight
 

@@ -2,8 +2,8 @@
 
 Inside this package a field is an array ``(3, K, J, I)`` whose components run along the array axes (k, j, i)
 and count voxels of an isotropic grid. A lung's field is known on that lung only. Smoothing it as if it were
-zero elsewhere, or even constant, pulls the lung base by many millimetres where expansion is strongest; so everything
-here is exact for affine fields up to and beyond the edge of the mask.
+zero elsewhere, or even constant, pulls the lung base by many millimetres where expansion is strongest; so
+everything here is exact for affine fields up to and beyond the edge of the mask.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 __all__ = [
+    "LocalLine",
     "affine_field",
     "blur",
     "compose",
@@ -37,10 +38,11 @@ def _blur_middle(source, taps):
     out = np.zeros_like(source)
     for row in numba.prange(outer * n):
         a, m = row // n, row % n
+        to = out[a, m]
         for t in range(max(0, m - reach), min(n, m + reach + 1)):
-            w = taps[t - m + reach]
+            w, line = taps[t - m + reach], source[a, t]
             for b in range(inner):
-                out[a, m, b] += w * source[a, t, b]
+                to[b] += w * line[b]
     return out
 
 
@@ -52,9 +54,12 @@ def _blur_last(source, taps):
     out = np.zeros_like(source)
     for a in numba.prange(outer):
         for t in range(-reach, reach + 1):
-            w = taps[t + reach]
-            for m in range(max(0, -t), min(n, n - t)):
-                out[a, m] += w * source[a, m + t]
+            first, last = max(0, -t), min(n, n - t)
+            if last <= first:
+                continue
+            w, to, line = taps[t + reach], out[a, first:last], source[a, first + t : last + t]
+            for m in range(last - first):
+                to[m] += w * line[m]
     return out
 
 
@@ -176,7 +181,7 @@ def affine_field(constant: NDArray, slope: NDArray, shape: tuple[int, ...]) -> A
 def _line_up(moments, values, ridge, reach, out):
     """Evaluate at each voxel the local straight-line fit whose weighted sums are given.
 
-    moments (13, N): w, w*x (3), w*xx (6) and x (3), relative to a common origin; values (C, 4, N): w*u, w*x*u.
+    moments (13, N): w, w*x (3), w*xx (6) and x (3), from a common origin; values (C, 4, N): w*u, w*x*u.
     """
     channels, n = values.shape[0], moments.shape[1]
     for p in numba.prange(n):
@@ -212,35 +217,43 @@ def _line_up(moments, values, ridge, reach, out):
             )
 
 
-def _local_linear(weight: Array, values: Array, sigma: float, reach: float) -> Array:
-    """At each voxel, a straight line fitted to the weighted `values` around it; NaN where there are none."""
-    shape = weight.shape
-    z, y, x = (
-        np.broadcast_to(c, shape)
-        for c in np.meshgrid(
-            *(np.arange(n, dtype=np.float32) - n / 2 for n in shape), indexing="ij", sparse=True
-        )
-    )
-    powers = (z, y, x, z * z, z * y, z * x, y * y, y * x, x * x)
-    moments = np.empty((13, *shape), np.float32)
-    moments[0] = weight
-    for n, p in enumerate(powers):
-        moments[n + 1] = weight * p
-    moments[:10] = blur(moments[:10], sigma)
-    moments[10:] = z, y, x
-    out = np.empty((len(values), *shape), np.float32)
-    known = np.where(weight > 0, values, 0)
-    for c in range(len(values)):
-        weighted = np.stack([weight * known[c], *(weight * known[c] * axis for axis in (z, y, x))])
-        sums = blur(weighted, sigma)
-        _line_up(
-            moments.reshape(13, -1),
-            sums.reshape(1, 4, -1),
-            0.1 * sigma**2,
-            reach,
-            out[c : c + 1].reshape(1, -1),
-        )
-    return out
+class LocalLine:
+    """At each voxel, straight lines fitted to what surrounds it on a mask, Gaussian weighted.
+
+    Made once for a mask, then called with fields on it.
+
+    Parameters
+    ----------
+    mask : ndarray of bool, shape (K, J, I)
+    sigma : float
+        Voxels.
+    """
+
+    def __init__(self, mask: Mask, sigma: float) -> None:
+        self._mask, self._sigma = mask, sigma
+        weight = mask.astype(np.float32)
+        axes = [np.arange(n, dtype=np.float32) - n / 2 for n in mask.shape]
+        z, y, x = np.meshgrid(*axes, indexing="ij", sparse=True)
+        self._axes = (z, y, x)
+        powers = (z, y, x, z * z, z * y, z * x, y * y, y * x, x * x)
+        self._moments = np.empty((13, *mask.shape), np.float32)
+        self._moments[:10] = blur(np.stack([weight, *(weight * p for p in powers)]), sigma)
+        self._moments[10], self._moments[11], self._moments[12] = z, y, x
+
+    def __call__(self, values: Array) -> Array:
+        """(C, K, J, I): the lines' values; NaN where the mask is far."""
+        out = np.empty_like(values)
+        known = np.where(self._mask, values, np.float32(0))
+        for c, one in enumerate(known):
+            sums = blur(np.stack([one, *(one * axis for axis in self._axes)]), self._sigma)
+            _line_up(
+                self._moments.reshape(13, -1),
+                sums.reshape(1, 4, -1),
+                np.float32(0.1 * self._sigma**2),
+                np.float32(2.0 * self._sigma),
+                out[c].reshape(1, -1),
+            )
+        return out
 
 
 def _push_pull(known: Mask, values: Array) -> Array:
@@ -270,7 +283,7 @@ def _push_pull(known: Mask, values: Array) -> Array:
     return np.where(known, values, fine).astype(np.float32)
 
 
-def extrapolate(values: Array, mask: Mask, *, sigma: float = 2.0) -> Array:
+def extrapolate(values: Array, mask: Mask, *, sigma: float | None = 2.0) -> Array:
     """Continue fields beyond the mask on which they are known.
 
     Close to the mask along the straight line that fits the values around; further out towards the affine map
@@ -281,29 +294,30 @@ def extrapolate(values: Array, mask: Mask, *, sigma: float = 2.0) -> Array:
     values : ndarray, shape (C, K, J, I)
         Only what lies in the mask is looked at.
     mask : ndarray of bool, shape (K, J, I)
-    sigma : float, optional
-        Voxels over which the straight line is fitted.
+    sigma : float or None, optional
+        Voxels over which the straight line is fitted; None to do without it.
 
     Returns
     -------
     ndarray, shape (C, K, J, I)
         Equal to `values` in the mask, finite everywhere.
     """
-    return _continue(values, mask, sigma, keep=True)
-
-
-def smooth(values: Array, mask: Mask, *, sigma: float) -> Array:
-    """Smooth fields over the mask without bending affine ones, and continue them as `extrapolate` does."""
-    return _continue(values, mask, sigma, keep=False)
-
-
-def _continue(values: Array, mask: Mask, sigma: float, *, keep: bool) -> Array:
     affine = affine_field(*fit_affine(values, mask), mask.shape)
     rest = values - affine
-    line = _local_linear(mask.astype(np.float32), rest, sigma, reach=2.0 * sigma)
-    if keep:
-        line = np.where(mask, rest, line)
-    return affine + _push_pull(np.isfinite(line[0]), line)
+    if sigma is None:
+        return affine + _push_pull(mask, rest)
+    rest = np.where(mask, rest, LocalLine(mask, sigma)(rest))
+    return affine + _push_pull(np.isfinite(rest[0]), rest)
+
+
+def smooth(values: Array, mask: Mask, line: LocalLine) -> Array:
+    """Smooth fields over the mask without bending affine ones, and continue them as `extrapolate` does.
+
+    `line` is ``LocalLine(mask, sigma)``.
+    """
+    affine = affine_field(*fit_affine(values, mask), mask.shape)
+    rest = line(values - affine)
+    return affine + _push_pull(np.isfinite(rest[0]), rest)
 
 
 def jacobian(field: Array) -> Array:

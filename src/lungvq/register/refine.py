@@ -1,8 +1,8 @@
 """The last millimetres: local correlation and the pleura, by Gauss-Newton steps in Gaussian windows.
 
 Around each voxel the moving image is brought to the fixed one by a local gain and offset, so nothing is
-assumed about how density changes with volume (a mass-preserving metric would remove the very signal that perfusion is
-read from). What then differs, and how far the mapped pleura lies from the pleura, is linearised in
+assumed about how density changes with volume (a mass-preserving metric would remove the very signal that
+perfusion is read from). What then differs, and how far the mapped pleura lies from the pleura, is linearised in
 the displacement and solved per window: the registration analogue of Lucas and Kanade's flow with locally
 normalised intensities. Windows stop at the mask, so the two sides of the pleura never see each other.
 """
@@ -16,7 +16,7 @@ import numpy as np
 from scipy.ndimage import binary_dilation
 from scipy.special import erfinv
 
-from lungvq.register.field import Array, Mask, affine_field, blur, extrapolate, fit_affine, gaussian_mean
+from lungvq.register.field import Array, Mask, affine_field, blur, fit_affine, gaussian_mean, pull
 
 __all__ = ["FINE_STAGES", "STAGES", "Stage", "local_correlation", "pleura_distance", "refine"]
 
@@ -95,56 +95,62 @@ def _gather(image, distance, field, domain, outside, far):
 
 
 @numba.njit(parallel=True, cache=True)
-def _normal_equations(fixed, gathered, stats, pleura, domain, noise2, pleura_weight, band, doubt, out):
-    """Per voxel the six entries of J'J and the three of J'r, of image and pleura, flattened arrays.
+def _normal_equations(fixed, gathered, stats, pleura, domain, noise2, pleura_weight, band, doubt):
+    """The six entries of J'J, the three of J'r and the count, of image and pleura, in blocks of 2x2x2 voxels.
 
-    stats (5, N): local means over the domain of F, F^2, M, M^2, F M.
+    stats (5, K, J, I): local means over the domain of F, F^2, M, M^2, F M. Returns (10, K/2, J/2, I/2), rounded
+    up.
     """
-    for p in numba.prange(fixed.size):
-        if not domain[p]:
-            continue
-        mean_f, mean_m = stats[0, p], stats[2, p]
-        var_f = max(stats[1, p] - mean_f * mean_f, 0.0)
-        var_m = max(stats[3, p] - mean_m * mean_m, 0.0)
-        cov = stats[4, p] - mean_f * mean_m
-        gain = max(cov, 0.0) / (var_m + noise2)
-        unexplained = max(var_f - gain * cov, 0.0) + noise2
-        residual = (fixed[p] - mean_f) - gain * (gathered[0, p] - mean_m)
-        weight = 1.0 / unexplained
-        gz, gy, gx = gain * gathered[1, p], gain * gathered[2, p], gain * gathered[3, p]
-        out[0, p] = weight * gz * gz
-        out[1, p] = weight * gz * gy
-        out[2, p] = weight * gz * gx
-        out[3, p] = weight * gy * gy
-        out[4, p] = weight * gy * gx
-        out[5, p] = weight * gx * gx
-        out[6, p] = weight * gz * residual
-        out[7, p] = weight * gy * residual
-        out[8, p] = weight * gx * residual
-        if abs(pleura[p]) < band:
-            r = pleura[p] - gathered[4, p]
-            gz, gy, gx = gathered[5, p], gathered[6, p], gathered[7, p]
-            weight = pleura_weight / (1.0 + (r / doubt) ** 2) ** 2
-            out[0, p] += weight * gz * gz
-            out[1, p] += weight * gz * gy
-            out[2, p] += weight * gz * gx
-            out[3, p] += weight * gy * gy
-            out[4, p] += weight * gy * gx
-            out[5, p] += weight * gx * gx
-            out[6, p] += weight * gz * r
-            out[7, p] += weight * gy * r
-            out[8, p] += weight * gx * r
+    nz, ny, nx = fixed.shape
+    out = np.zeros((10, (nz + 1) // 2, (ny + 1) // 2, (nx + 1) // 2), np.float32)
+    for k2 in numba.prange(out.shape[1]):
+        for k in range(2 * k2, min(2 * k2 + 2, nz)):
+            for j in range(ny):
+                for i in range(nx):
+                    if not domain[k, j, i]:
+                        continue
+                    o = out[:, k2, j // 2, i // 2]
+                    mean_f, mean_m = stats[0, k, j, i], stats[2, k, j, i]
+                    var_f = max(stats[1, k, j, i] - mean_f * mean_f, 0.0)
+                    var_m = max(stats[3, k, j, i] - mean_m * mean_m, 0.0)
+                    cov = stats[4, k, j, i] - mean_f * mean_m
+                    gain = max(cov, 0.0) / (var_m + noise2)
+                    weight = 1.0 / (max(var_f - gain * cov, 0.0) + noise2)
+                    r = (fixed[k, j, i] - mean_f) - gain * (gathered[0, k, j, i] - mean_m)
+                    for n in range(2):
+                        if n == 1:
+                            if abs(pleura[k, j, i]) >= band:
+                                break
+                            r = pleura[k, j, i] - gathered[4, k, j, i]
+                            weight = pleura_weight / (1.0 + (r / doubt) ** 2) ** 2
+                            gain = 1.0
+                        gz = gain * gathered[4 * n + 1, k, j, i]
+                        gy = gain * gathered[4 * n + 2, k, j, i]
+                        gx = gain * gathered[4 * n + 3, k, j, i]
+                        o[0] += weight * gz * gz
+                        o[1] += weight * gz * gy
+                        o[2] += weight * gz * gx
+                        o[3] += weight * gy * gy
+                        o[4] += weight * gy * gx
+                        o[5] += weight * gx * gx
+                        o[6] += weight * gz * r
+                        o[7] += weight * gy * r
+                        o[8] += weight * gx * r
+                    o[9] += 1.0
+    return out
 
 
 @numba.njit(parallel=True, cache=True)
-def _solve(equations, domain, ridge, largest, out):
-    """The step at each voxel from its window's sums (9, N), no longer than `largest`."""
-    for p in numba.prange(domain.size):
-        if not domain[p]:
+def _solve(sums, ridge, largest):
+    """The step (3, N) from windows' sums (10, N), no longer than `largest`; 0 where nothing was counted."""
+    out = np.zeros((3, sums.shape[1]), np.float32)
+    for p in numba.prange(sums.shape[1]):
+        if sums[9, p] < 1e-4:
             continue
-        a, b, c = equations[0, p] + ridge, equations[1, p], equations[2, p]
-        d, e, f = equations[3, p] + ridge, equations[4, p], equations[5, p] + ridge
-        u, v, w = equations[6, p], equations[7, p], equations[8, p]
+        r = ridge * sums[9, p]
+        a, b, c = sums[0, p] + r, sums[1, p], sums[2, p]
+        d, e, f = sums[3, p] + r, sums[4, p], sums[5, p] + r
+        u, v, w = sums[6, p], sums[7, p], sums[8, p]
         ia, ib, ic = d * f - e * e, c * e - b * f, b * e - c * d
         ie, ig, ih = a * f - c * c, b * c - a * e, a * d - b * b
         det = a * ia + b * ib + c * ic
@@ -154,6 +160,7 @@ def _solve(equations, domain, ridge, largest, out):
         length = np.sqrt(z * z + y * y + x * x)
         scale = min(1.0, largest / (length + 1e-9))
         out[0, p], out[1, p], out[2, p] = z * scale, y * scale, x * scale
+    return out
 
 
 def _local_sums(fixed: Array, warped: Array, weight: Array, blurred_weight: Array, sigma: float) -> Array:
@@ -188,43 +195,38 @@ def refine(
     Returns
     -------
     ndarray, shape (3, K, J, I)
-        Continued beyond the mask.
+        Good on the mask and the two voxels around it.
     """
     mask = share > 0.5
     domain = binary_dilation(mask, iterations=2)
     weight = domain.astype(np.float32)
     pleura, moving_pleura = pleura_distance(share), pleura_distance(moving_share)
     blurred = blur(weight, _NORMALISE)
+    halve = np.stack(np.meshgrid(*(-0.25 - np.arange(n) / 2 for n in mask.shape), indexing="ij")).astype(
+        np.float32
+    )
     for stage in stages:
         for _ in range(stage.iterations):
             gathered = _gather(moving, moving_pleura, field, domain, np.float32(outside), np.float32(3.0))
             stats = _local_sums(fixed, gathered[0], weight, blurred, _NORMALISE)
-            equations = np.zeros((9, *mask.shape), np.float32)
-            _normal_equations(
-                fixed.ravel(),
-                gathered.reshape(8, -1),
-                stats.reshape(5, -1),
-                pleura.ravel(),
-                domain.ravel(),
+            sums = _normal_equations(
+                fixed,
+                gathered,
+                stats,
+                pleura,
+                domain,
                 np.float32(_NOISE_HU**2),
                 np.float32(_PLEURA_WEIGHT),
                 np.float32(_PLEURA_BAND),
                 np.float32(_PLEURA_DOUBT),
-                equations.reshape(9, -1),
             )
-            equations = blur(equations, stage.window) / np.maximum(blur(weight, stage.window), 1e-6)
-            step = np.zeros_like(field)
-            _solve(
-                equations.reshape(9, -1),
-                domain.ravel(),
-                np.float32(_RIDGE),
-                np.float32(_LARGEST_STEP),
-                step.reshape(3, -1),
-            )
-            field = field + step
+            # Windows are wide enough to be summed on every second voxel; the blocks add their own width.
+            sums = blur(sums, float(np.sqrt(stage.window**2 / 4 - 1 / 12)))
+            step = _solve(sums.reshape(10, -1), np.float32(_RIDGE), np.float32(_LARGEST_STEP))
+            field = field + pull(step.reshape(3, *sums.shape[1:]), halve, True, np.float32(0))
             affine = affine_field(*fit_affine(field, domain), mask.shape)
             field = affine + gaussian_mean(field - affine, domain, stage.smoothing)
-    return extrapolate(field, mask)
+    return field
 
 
 def local_correlation(fixed: Array, warped: Array, mask: Mask, *, sigma: float = _NORMALISE) -> Array:
