@@ -14,6 +14,9 @@ class Progress(Protocol):
     def fraction(self, done: float) -> None:
         """The share of the current stage that is done, 0 to 1."""
 
+    def note(self, text: str) -> None:
+        """Something the user should read before going on."""
+
 
 class Silent:
     """Listens to nothing."""
@@ -22,6 +25,9 @@ class Silent:
         """Do nothing."""
 
     def fraction(self, done: float) -> None:
+        """Do nothing."""
+
+    def note(self, text: str) -> None:
         """Do nothing."""
 
 

@@ -145,7 +145,8 @@ def quantify(case: str, exp: BreathHold, insp: BreathHold, maps: dict[str, Volum
     A fraction is 100 times the sum over the region by the sum over both lungs, signed, over defined voxels;
     ``*_undefined_pct`` says what share of a region is not defined. Volumes and masses at inspiration are
     those of the inspiratory masks for lungs and lobes, and carried through the Jacobian for zones, so that a
-    zone is the same tissue in both scans. LAA-950 is counted on the inspiratory scan, its zones by its own height.
+    zone is the same tissue in both scans. LAA-950 is counted on the inspiratory scan, its zones by its own
+    height.
     """
     rows = [*_expiratory(exp, maps), *_inspiratory(insp), *_carried(exp, maps)]
     table = pd.DataFrame(

@@ -7,12 +7,12 @@ afterwards. Averages never mix the two lungs and never count what lies outside t
 from __future__ import annotations
 
 import numpy as np
-from scipy.ndimage import find_objects, gaussian_filter
+from scipy.ndimage import distance_transform_edt, find_objects, gaussian_filter
 
 from lungvq.anatomy import LUNGS
 from lungvq.volume import Volume
 
-__all__ = ["LungField", "carry", "close_sums", "regional_mean"]
+__all__ = ["LungField", "carry", "close_sums", "fill_from_nearest", "regional_mean"]
 
 _REACH = 3.0  # the Gaussian is cut at this many sigma
 _FAINT = 1e-4  # a mean that rests on less weight than this is not a mean
@@ -72,7 +72,7 @@ def carry(field: LungField, lungs: Volume) -> np.ndarray:
     out = np.full(lungs.shape, np.nan, np.float32)
     for name, part in field.items():
         to_index = np.ascontiguousarray((np.linalg.inv(part.affine) @ lungs.affine)[:3])
-        source = _fill_from_nearest(part.array)
+        source = fill_from_nearest(part.array, np.isnan(part.array))
         _sampling.resample_where(source, to_index, lungs.array, LUNGS[name], out)
     return out
 
@@ -113,12 +113,9 @@ def _box(mask: np.ndarray, margin: list[int]) -> tuple[slice, slice, slice] | No
     return a, b, c
 
 
-def _fill_from_nearest(array: np.ndarray) -> np.ndarray:
-    """Undefined voxels take the value of the nearest defined one."""
-    from scipy.ndimage import distance_transform_edt
-
-    undefined = np.isnan(array)
-    if not undefined.any():
+def fill_from_nearest(array: np.ndarray, undefined: np.ndarray) -> np.ndarray:
+    """A copy of `array` in which every undefined voxel has the value of the nearest defined one."""
+    if not undefined.any() or undefined.all():
         return array
     nearest = distance_transform_edt(undefined, return_distances=False, return_indices=True)
     return np.ascontiguousarray(array[tuple(nearest)])

@@ -147,8 +147,9 @@ class ScanSummary:
 class CaseResult:
     """Everything a run found out about one patient.
 
-    All volumes but `insp*` lie on the expiration grid, in canonical axis order and cropped to the lungs with
-    a margin; `exp_grid` is the uncropped canonical grid and `exp_codes` the axis order of the input file.
+    All volumes are in canonical axis order and cropped to the lungs with a margin; all but `insp*` lie on the
+    expiration grid. `exp_grid` and `insp_grid` are the uncropped canonical grids, `exp_codes` and `insp_codes`
+    the axis order of the input files.
 
     Parameters
     ----------
@@ -161,7 +162,7 @@ class CaseResult:
     maps : dict of str to Volume
         Keyed as `MAPS`; NaN (0 for classes) where undefined.
     insp, lungs_insp, lobes_insp, airways_insp, vessels_insp : Volume
-        On the inspiration grid (canonical, uncropped).
+        On the inspiration grid.
     displacement : Volume
         shape (K, J, I, 3), mm, LPS, on its own grid.
     metrics : DataFrame
@@ -191,6 +192,7 @@ class CaseResult:
     vessels_insp: Volume
     displacement: Volume
     exp_grid: Grid
+    insp_grid: Grid
     exp_codes: str
     insp_codes: str
     metrics: pd.DataFrame

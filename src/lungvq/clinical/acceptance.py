@@ -124,15 +124,16 @@ def accept(evidence: Evidence) -> list[Finding]:
 
 def _breathing(e: Evidence) -> list[Finding]:
     insp, exp = (sum(t.volume_ml for t in totals.values()) for totals in (e.insp, e.exp))
-    gain = (insp - exp) / 1000
-    ratio = exp / insp
+    gain, ratio = (insp - exp) / 1000, exp / insp
+    breathing = _breathing_share(e)
+    of = "" if breathing == 1 else f", with {100 * breathing:.0f} % of normal lung left to change it,"
     effort = "Repeat the scans with a full inspiration and a full expiration, coached."
     findings = [
         graded(
             "VOLUME_CHANGE",
             gain,
-            (1.0, 0.3),
-            "volume change between the breath-holds",
+            (1.0 * breathing, 0.3 * breathing),
+            f"volume change between the breath-holds{of}",
             unit="L",
             advice=effort,
             touches=(*GEOMETRIC, "ventilation_hu"),
@@ -150,12 +151,27 @@ def _breathing(e: Evidence) -> list[Finding]:
                 "MASS_CONSERVATION",
                 far,
                 (1.15, 1.3),
-                f"lung mass of one scan over the other (expiration {before:.0f} g, inspiration {after:.0f} g)",
+                f"lung mass of one scan over the other ({before:.0f} g expired, {after:.0f} g inspired)",
                 advice="Check the HU scale, contrast medium and the lung masks of both scans.",
                 touches=("perfusion_ctp", "ventilation_hu"),
             )
         )
     return findings
+
+
+_NORMAL_SHARE = {"left": 0.464, "right": 0.536}  # of lung volume, supine, deep inspiration (n = 32)
+_COLLAPSED = 0.25  # of what the other lung would let one expect
+
+
+def _breathing_share(e: Evidence) -> float:
+    """How much of two normal lungs is there to breathe: less than 1 where one is collapsed or missing.
+
+    The limits on volume change are meant for two lungs; one lung is held to its share of them.
+    """
+    present = {lung: e.insp[lung].volume_ml / share for lung, share in _NORMAL_SHARE.items()}
+    return sum(
+        share for lung, share in _NORMAL_SHARE.items() if present[lung] > _COLLAPSED * max(present.values())
+    )
 
 
 def _scans(e: Evidence) -> list[Finding]:
@@ -218,7 +234,7 @@ def _scans(e: Evidence) -> list[Finding]:
                     (10, 25),
                     f"share of dense lung in the {role} scan",
                     unit="%",
-                    advice="Density is not blood in consolidation or ground glass: read perfusion there with care.",
+                    advice="Density is not blood in consolidation or ground glass: perfusion is not readable there.",
                     touches=BLOOD,
                 )
             )

@@ -1,0 +1,107 @@
+"""One breath-hold made ready: its lungs, its reference tissues and its HU scale."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from lungvq.findings import Finding
+from lungvq.hu import Calibration, calibrate_hu
+from lungvq.io import Scan
+from lungvq.pair import LungTotals, lung_totals
+from lungvq.progress import SILENT, Progress
+from lungvq.segment import Anatomy, segment
+from lungvq.segment.laterality import check_laterality
+from lungvq.segment.references import HuReferences, reference_tissue
+from lungvq.volume import CANONICAL, Grid, Volume
+
+__all__ = ["Breath", "prepare"]
+
+_MARGIN_MM = 15.0
+
+
+@dataclass(frozen=True)
+class Breath:
+    """One scan and what was found in it.
+
+    Parameters
+    ----------
+    role : str
+        ``"inspiration"`` or ``"expiration"``.
+    scan : Scan
+        As it was read.
+    ct : Volume
+        int16 HU as scanned, canonical axis order, cropped to the lungs with a margin; `anatomy` likewise.
+    grid : Grid
+        The whole canonical grid.
+    references : HuReferences
+        What air and blood look like in this scan.
+    calibrate : Calibration
+        The HU scale that follows.
+    totals : dict of str to LungTotals
+        Volume, gas and mass of each lung.
+    laterality : Finding
+        Whether the right side of the image is the patient's.
+    """
+
+    role: str
+    scan: Scan
+    ct: Volume
+    grid: Grid
+    anatomy: Anatomy
+    references: HuReferences
+    calibrate: Calibration
+    totals: dict[str, LungTotals]
+    laterality: Finding
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What reading and segmentation noticed, each with the scan it belongs to."""
+        suffix = {"inspiration": "INSP", "expiration": "EXP"}[self.role]
+        return tuple(
+            replace(f, code=f"{f.code}_{suffix}", message=f"In the {self.role} scan: {f.message}")
+            for f in (*self.scan.findings, *self.anatomy.findings, self.laterality)
+        )
+
+
+def prepare(scan: Scan, role: str, progress: Progress = SILENT) -> Breath:
+    """Find lungs and reference tissues in one scan and set its HU scale.
+
+    Raises
+    ------
+    InputError
+        If there are no lungs in it.
+    """
+    ct = scan.volume.reorient(CANONICAL)
+    anatomy = segment(ct, progress=progress)
+    references = reference_tissue(ct, anatomy)
+    laterality = check_laterality(ct, anatomy.lungs)
+    box = _lung_box(anatomy.lungs)
+    anatomy = replace(
+        anatomy,
+        lungs=_part(anatomy.lungs, box),
+        airways=_part(anatomy.airways, box),
+        vessels=_part(anatomy.vessels, box),
+    )
+    part = _part(ct, box)
+    calibrate = calibrate_hu(references.air_hu, references.blood_hu)
+    totals = lung_totals(part, anatomy.lungs, calibrate)
+    return Breath(role, scan, part, ct.grid, anatomy, references, calibrate, totals, laterality)
+
+
+def _lung_box(lungs: Volume) -> tuple[slice, slice, slice]:
+    """The lungs and a margin, within the grid."""
+    inside = lungs.array > 0
+    box = []
+    for axis in range(3):
+        hit = np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != axis)))
+        margin = int(np.ceil(_MARGIN_MM / lungs.spacing[axis]))
+        box.append(slice(max(0, int(hit[0]) - margin), min(lungs.shape[axis], int(hit[-1]) + margin + 1)))
+    return box[0], box[1], box[2]
+
+
+def _part(volume: Volume, box: tuple[slice, slice, slice]) -> Volume:
+    """A crop that does not keep the whole alive."""
+    part = volume.crop(box)
+    return part.like(np.ascontiguousarray(part.array))

@@ -1,0 +1,49 @@
+"""The command line: thin doors onto the library, a module per command.
+
+Heavy imports wait inside the commands, so that ``lungvq --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import typer
+
+from lungvq.cli.bench import bench
+from lungvq.cli.demo import demo
+from lungvq.cli.doctor import doctor
+from lungvq.cli.inspect import inspect
+from lungvq.cli.phantom import phantom
+from lungvq.cli.register import register
+from lungvq.cli.run import run
+from lungvq.cli.segment import segment
+from lungvq.cli.verify import verify
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Maps of lung ventilation and perfusion from two breath-hold chest CTs, without contrast or tracer."
+    " Research use only.",
+    epilog="Exit codes: 0 done, 1 internal error, 2 usage, 3 input not usable, 5 QC failed under --strict,"
+    " 6 out of memory, time or disk, 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for command in (run, inspect, segment, register, phantom, demo, verify, doctor, bench):
+    app.command()(command)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: bool = typer.Option(False, "--version", help="Print the version and leave.", is_eager=True),
+) -> None:
+    if version:
+        import lungvq
+
+        typer.echo(f"lungvq {lungvq.__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point of the ``lungvq`` command."""
+    app()

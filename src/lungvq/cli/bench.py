@@ -1,0 +1,45 @@
+"""``lungvq bench``: every claim of accuracy or speed, printed by a command that anyone can run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lungvq.cli._shared import Threads, one_sentence, set_threads
+
+
+@one_sentence
+def bench(
+    what: Annotated[
+        str, typer.Argument(help="'pipeline' (time and memory, stage by stage) or 'phantom' (accuracy).")
+    ],
+    seeds: Annotated[int, typer.Option(min=1, help="phantom: subjects per case.")] = 2,
+    cases: Annotated[str, typer.Option(help="phantom: case names, separated by commas; 'all'.")] = "all",
+    spacing: Annotated[float, typer.Option(min=0.7, max=4.0, help="phantom: voxel size in mm.")] = 1.5,
+    size: Annotated[
+        str, typer.Option(help="pipeline: columns x rows x slices of the phantom pair.")
+    ] = "512x512x300",
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Also write the table to this Markdown file.")
+    ] = None,
+    threads: Threads = None,
+) -> None:
+    """Measure and print tables. Nulls and oracles stand beside every accuracy figure."""
+    from lungvq.errors import UsageError
+
+    set_threads(threads)
+    if what == "pipeline":
+        from lungvq.bench.pipeline import bench_pipeline
+
+        text = bench_pipeline(size)
+    elif what == "phantom":
+        from lungvq.bench.phantom import bench_phantom
+
+        text = bench_phantom(cases, seeds, spacing, tell=lambda line: typer.echo(line, err=True))
+    else:
+        raise UsageError(f"no benchmark {what!r}; expected pipeline or phantom")
+    typer.echo(text)
+    if output is not None:
+        output.write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,42 @@
+"""``lungvq phantom``: a pair of scans whose truth is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lungvq.cli._shared import Quiet, Threads, Verbose, listening, one_sentence, set_threads
+
+
+@one_sentence
+def phantom(
+    output: Annotated[Path, typer.Option("-o", "--output", help="A new folder.")],
+    case: Annotated[str, typer.Option(help="Which disease or motion; 'list' names them.")] = "healthy",
+    seed: Annotated[int, typer.Option(min=0, help="Which subject.")] = 0,
+    spacing: Annotated[float, typer.Option(min=0.5, max=5.0, help="Voxel size in mm.")] = 1.5,
+    threads: Threads = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make a synthetic inspiration/expiration pair together with its ventilation, perfusion and motion."""
+    from lungvq.errors import UsageError
+
+    with listening(verbose=verbose, quiet=quiet) as progress:
+        progress.stage("starting")
+        set_threads(threads)
+        from lungvq.phantom import CASES, make_phantom, write_phantom
+
+        if case == "list":
+            for name, settings in CASES.items():
+                typer.echo(f"{name}: {settings.description}")
+            return
+        if case not in CASES:
+            raise UsageError(f"no phantom case {case!r}; expected one of {', '.join(CASES)}")
+        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+            raise UsageError(f"{output} already exists and is not empty; give a new folder")
+        write_phantom(make_phantom(case, seed=seed, spacing=spacing, progress=progress), output)
+    typer.echo(
+        f"{output}: insp.nii.gz, exp.nii.gz and truth/ of a {case} phantom, seed {seed}, {spacing:g} mm"
+    )

@@ -1,0 +1,86 @@
+"""``lungvq run``: two scans in, a folder with maps, numbers and a report out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lungvq.cli._shared import Quiet, Threads, Verbose, listening, one_sentence, set_threads
+
+
+@one_sentence
+def run(
+    study: Annotated[
+        Path | None,
+        typer.Argument(help="A folder that holds both scans as DICOM series; or use --insp and --exp."),
+    ] = None,
+    insp: Annotated[
+        Path | None, typer.Option(help="Inspiration: a DICOM folder, or .nii(.gz), .mha, .nrrd.")
+    ] = None,
+    exp: Annotated[Path | None, typer.Option(help="Expiration, likewise.")] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the result.")] = Path(
+        "lungvq-result"
+    ),
+    insp_series: Annotated[
+        str | None, typer.Option(help="Series number or UID of the inspiration in STUDY.")
+    ] = None,
+    exp_series: Annotated[
+        str | None, typer.Option(help="Series number or UID of the expiration in STUDY.")
+    ] = None,
+    case: Annotated[str | None, typer.Option(help="Name of the case; default the output folder's.")] = None,
+    allow_no_breathing: Annotated[
+        bool,
+        typer.Option("--allow-no-breathing", help="Go on where the lungs did not change; under a banner."),
+    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 5 when a QC check fails.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace another result in the output folder.")
+    ] = False,
+    threads: Threads = None,
+    max_memory: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="GB; refuse to start when more is expected.", show_default=False),
+    ] = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Turn an inspiration and an expiration CT into ventilation and perfusion maps, numbers and a report.
+
+    Running it again on a finished result does nothing.
+    """
+    from lungvq.errors import StrictQcError, UsageError
+    from lungvq.findings import Severity
+
+    if (study is None) == (insp is None and exp is None) or (insp is None) != (exp is None):
+        raise UsageError("give either a STUDY folder or both --insp and --exp")
+    if study is None and (insp_series or exp_series):
+        raise UsageError("--insp-series and --exp-series choose within a STUDY folder; none was given")
+
+    with listening(verbose=verbose, quiet=quiet) as progress:
+        progress.stage("starting")
+        set_threads(threads)
+        from lungvq.pipeline import Options
+        from lungvq.run import run_case
+
+        if study is not None:
+            from lungvq.study import choose_pair
+
+            insp, exp = choose_pair(study, insp_series, exp_series, progress=progress)
+        assert insp is not None
+        assert exp is not None
+        record = run_case(
+            insp,
+            exp,
+            output,
+            case=case,
+            options=Options(allow_no_breathing=allow_no_breathing),
+            force=force,
+            max_memory_gb=max_memory,
+            progress=progress,
+        )
+    state = "already done, nothing to do" if record.already_done else f"{record.seconds:.0f} s"
+    typer.echo(f"{output / 'report.html'}: QC {record.qc} ({state})")
+    if strict and record.qc is Severity.FAIL:
+        raise StrictQcError(f"QC failed; see {output / 'report.html'}")

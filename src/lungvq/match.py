@@ -1,0 +1,135 @@
+"""Bring what was found in two scans together on the expiration."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lungvq import _sampling
+from lungvq.anatomy import LOBES, LOBES_OF_LUNG, LUNGS
+from lungvq.breath import Breath
+from lungvq.pair import MatchedPair, noise_sd
+from lungvq.regional import fill_from_nearest
+from lungvq.register import Registration, warp_labels
+from lungvq.volume import Grid, Volume
+
+__all__ = ["OUTSIDE_HU", "carry_inspiration", "carry_lobes", "match", "through"]
+
+OUTSIDE_HU = -1024
+"""What a CT shows where nothing was scanned."""
+
+
+def match(insp: Breath, exp: Breath, registration: Registration) -> MatchedPair:
+    """Both scans, in calibrated HU, on the registration's working grid.
+
+    Returns
+    -------
+    MatchedPair
+        Its Jacobian is the registration's, scaled lung by lung so that its sum over the expiratory lung is
+        the inspiratory mask's volume.
+    """
+    lungs = registration.lungs
+    hu_exp = _lung_hu(exp, lungs.grid)
+    fine = _lung_hu(
+        insp,
+        insp.ct.grid.with_spacing([max(a, b) for a, b in zip(insp.ct.spacing, lungs.spacing, strict=True)]),
+    )
+    hu_insp = lungs.like(through(fine, registration.displacement, lungs.grid, fill=np.nan))
+    inside = lungs.array > 0
+    hu_insp = lungs.like(np.where(inside, _gapless(hu_insp.array), np.nan).astype(np.float32))
+    jacobian = lungs.like(
+        np.where(inside, _gapless(registration.jacobian_raw.array), np.nan).astype(np.float32)
+    )
+    for name, label in LUNGS.items():
+        where = lungs.array == label
+        total = float(jacobian.array[where].sum(dtype=np.float64)) * lungs.voxel_ml
+        if total > 0:
+            jacobian.array[where] *= np.float32(_expected(insp, exp, lungs, name) / total)
+    return MatchedPair(
+        hu_exp,
+        hu_insp,
+        jacobian,
+        lungs,
+        insp.totals,
+        exp.totals,
+        noise_sd(hu_insp, lungs),
+        noise_sd(hu_exp, lungs),
+    )
+
+
+def _expected(insp: Breath, exp: Breath, lungs: Volume, name: str) -> float:
+    """What J must sum to over a lung on the working grid, whose mask is a little coarser than the scan's."""
+    here = float((lungs.array == LUNGS[name]).sum()) * lungs.voxel_ml
+    there = exp.totals[name].volume_ml
+    return insp.totals[name].volume_ml * (here / there if there else 1.0)
+
+
+def _lung_hu(breath: Breath, grid: Grid) -> Volume:
+    """Calibrated HU of the lungs alone on another grid: the chest wall does not leak into the pleura."""
+    inside = (breath.anatomy.lungs.array > 0).astype(np.float32)
+    above = breath.ct.like(breath.calibrate(breath.ct.array) * inside).resample(grid, fill=0.0).array
+    below = breath.ct.like(inside).resample(grid, fill=0.0).array
+    mean = np.full(above.shape, np.nan, np.float32)
+    np.divide(above, below, out=mean, where=below > 0.05)
+    return Volume(_gapless(mean), grid.affine)
+
+
+def carry_inspiration(displacement: Volume, insp: Breath, grid: Grid) -> Volume:
+    """The inspiration scan seen from the expiration, int16 HU as scanned, at the resolution of `grid`."""
+    carried = through(insp.ct, displacement, grid, fill=OUTSIDE_HU)
+    return Volume(np.rint(carried).astype(np.int16), grid.affine)
+
+
+def through(moving: Volume, displacement: Volume, grid: Grid, *, fill: float) -> np.ndarray:
+    """Values of `moving` seen through a displacement field, float32 on `grid`; `fill` where there are none."""
+    return _sampling.warp(
+        moving.array,
+        np.ascontiguousarray(np.linalg.inv(moving.affine)[:3]),
+        displacement.array,
+        np.ascontiguousarray((np.linalg.inv(displacement.affine) @ grid.affine)[:3]),
+        np.ascontiguousarray(grid.affine[:3]),
+        grid.shape,
+        np.float32(fill),
+    )
+
+
+def carry_lobes(registration: Registration, lobes_insp: Volume, lungs_exp: Volume) -> Volume:
+    """Lobes of the inspiration on the expiration: every voxel of a lung gets a lobe of that lung.
+
+    Returns
+    -------
+    Volume
+        uint8 on the grid of `lungs_exp`.
+    """
+    lungs = registration.lungs
+    spare = _completed(warp_labels(registration, lobes_insp, lungs.grid).array, lungs.array)
+    lobes = warp_labels(registration, lobes_insp, lungs_exp.grid).array.astype(np.uint8)
+    astray = (_LUNG_OF_LABEL[lobes] != lungs_exp.array) & (lungs_exp.array > 0)
+    lobes[astray] = lungs.like(spare).resample_labels(lungs_exp.grid).array[astray]
+    # What the coarser lungs do not cover either lies at their rim: there the same label is a voxel away.
+    still = (_LUNG_OF_LABEL[lobes] != lungs_exp.array) & (lungs_exp.array > 0)
+    if still.any():
+        lobes = _completed(lobes, lungs_exp.array)
+    lobes[lungs_exp.array == 0] = 0
+    return lungs_exp.like(lobes)
+
+
+_LUNG_OF_LABEL = np.zeros(len(LOBES) + 1, np.uint8)
+for _lung, _names in LOBES_OF_LUNG.items():
+    _LUNG_OF_LABEL[[LOBES[_name] for _name in _names]] = LUNGS[_lung]
+
+
+def _completed(lobes: np.ndarray, lungs: np.ndarray) -> np.ndarray:
+    """Voxels of each lung without a lobe of that lung take the nearest one."""
+    result = lobes.copy()
+    for label in LUNGS.values():
+        inside = lungs == label
+        if not inside.any():
+            continue
+        box = tuple(slice(int(i.min()), int(i.max()) + 1) for i in np.nonzero(inside))
+        own = inside[box] & (_LUNG_OF_LABEL[lobes[box]] == label)
+        result[box] = np.where(inside[box], fill_from_nearest(lobes[box], ~own), result[box])
+    return result
+
+
+def _gapless(array: np.ndarray) -> np.ndarray:
+    return fill_from_nearest(array, np.isnan(array))

@@ -1,0 +1,281 @@
+"""The whole method, readable on one page: from two scans to one result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+
+import numpy as np
+
+from lungvq import io
+from lungvq.anatomy import LOBES, LUNGS
+from lungvq.breath import Breath, prepare
+from lungvq.clinical.acceptance import Evidence, accept, mark
+from lungvq.errors import PairError
+from lungvq.findings import Finding, fail, passed
+from lungvq.maps import make_maps
+from lungvq.match import carry_inspiration, carry_lobes, match
+from lungvq.perfusion import PerfusionOptions, perfusion_terms
+from lungvq.progress import SILENT, Progress
+from lungvq.quantify import BreathHold, quantify
+from lungvq.register import RegisterOptions, Registration, register
+from lungvq.result import CaseResult, ScanSummary
+from lungvq.segment.lobes import lobes_from_prior
+from lungvq.ventilation import VentilationOptions, ventilation_terms
+from lungvq.versions import versions
+
+__all__ = ["Options", "analyse", "check_breathing"]
+
+NO_BREATHING_RATIO = 0.95
+"""V_exp / V_insp above which there is no breathing between the scans; above its inverse they are swapped."""
+
+LEAST_CORRELATION = 0.2
+"""Mean local correlation inside the lungs after registration, below which two scans are not a pair."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Parameters of a run; every one of them is recorded in ``run.json``."""
+
+    registration: RegisterOptions = field(default_factory=RegisterOptions)
+    ventilation: VentilationOptions = field(default_factory=VentilationOptions)
+    perfusion: PerfusionOptions = field(default_factory=PerfusionOptions)
+    allow_no_breathing: bool = False
+
+
+def analyse(
+    insp: io.Scan,
+    exp: io.Scan,
+    *,
+    case: str,
+    options: Options | None = None,
+    progress: Progress = SILENT,
+) -> CaseResult:
+    """Turn an inspiration and an expiration scan into maps, numbers and findings.
+
+    Parameters
+    ----------
+    insp, exp : Scan
+        As read, in any axis order.
+    case : str
+        Name to put on the result.
+    options : Options, optional
+    progress : Progress, optional
+
+    Raises
+    ------
+    InputError
+        If there are no lungs in a scan.
+    PairError
+        If the scans are swapped, show no breathing (unless allowed) or cannot be brought together.
+    """
+    options = options or Options()
+    clock = _Clock(progress)
+    with clock.stage("finding the lungs at inspiration"):
+        inspired = prepare(insp, "inspiration", progress)
+    with clock.stage("finding the lungs at expiration"):
+        expired = prepare(exp, "expiration", progress)
+    banner = check_breathing(
+        *(sum(t.volume_ml for t in breath.totals.values()) for breath in (inspired, expired)),
+        allow=options.allow_no_breathing,
+    )
+    with clock.stage("registering inspiration to expiration"):
+        registration = register(
+            expired.ct,
+            inspired.ct,
+            expired.anatomy.lungs,
+            inspired.anatomy.lungs,
+            options=options.registration,
+            progress=progress,
+        )
+        check_match(registration)
+    with clock.stage("placing the lobes"):
+        lobes_insp = lobes_from_prior(inspired.anatomy.lungs)
+        lobes_exp = carry_lobes(registration, lobes_insp, expired.anatomy.lungs)
+    with clock.stage("estimating ventilation and perfusion"):
+        pair = match(inspired, expired, registration)
+        air = ventilation_terms(pair, options.ventilation)
+        blood = perfusion_terms(pair, options.perfusion)
+        insp_on_exp = carry_inspiration(registration.displacement, inspired, expired.ct.grid)
+        maps, closing = make_maps(inspired, expired, air, blood, registration.confidence, insp_on_exp)
+    with clock.stage("counting per lung, lobe and zone"):
+        metrics = quantify(
+            case,
+            BreathHold(expired.ct, expired.anatomy.lungs, lobes_exp, expired.calibrate),
+            BreathHold(inspired.ct, inspired.anatomy.lungs, lobes_insp, inspired.calibrate),
+            maps,
+        )
+        result = CaseResult(
+            case=case,
+            scans=(_summary(inspired), _summary(expired)),
+            exp=expired.ct,
+            insp_on_exp=insp_on_exp,
+            lungs_exp=expired.anatomy.lungs,
+            lobes_exp=lobes_exp,
+            maps=maps,
+            insp=inspired.ct,
+            lungs_insp=inspired.anatomy.lungs,
+            lobes_insp=lobes_insp,
+            airways_insp=inspired.anatomy.airways,
+            vessels_insp=inspired.anatomy.vessels,
+            displacement=registration.displacement,
+            exp_grid=expired.grid,
+            insp_grid=inspired.grid,
+            exp_codes=expired.scan.volume.grid.codes,
+            insp_codes=inspired.scan.volume.grid.codes,
+            metrics=metrics,
+            findings=(),
+            registration=quality_numbers(registration),
+            settings={
+                **asdict(options),
+                "extravascular_g_ml": blood.extravascular_g_ml,
+                "hu_scale": {b.role: asdict(b.calibrate) for b in (inspired, expired)},
+            },
+            versions=versions(),
+            timings=clock.seconds,
+            banner=banner,
+        )
+        findings = (
+            *inspired.findings,
+            *expired.findings,
+            *accept(_evidence(inspired, expired, result)),
+            *closing,
+            check_sums(result),
+        )
+    return replace(result, findings=findings, metrics=mark(metrics, findings))
+
+
+def check_breathing(insp_ml: float, exp_ml: float, *, allow: bool = False) -> str:
+    """Refuse a pair that is swapped or shows no breathing.
+
+    Parameters
+    ----------
+    insp_ml, exp_ml : float
+        Volume of both lungs.
+    allow : bool
+        Go on without breathing; swapped scans are refused all the same.
+
+    Returns
+    -------
+    str
+        What every page must say; empty for an ordinary pair.
+
+    Raises
+    ------
+    PairError
+    """
+    volumes = f"{insp_ml / 1000:.2f} L at inspiration and {exp_ml / 1000:.2f} L at expiration"
+    ratio = exp_ml / insp_ml
+    if ratio > 1 / NO_BREATHING_RATIO:
+        raise PairError(f"the scans look swapped, the lungs hold {volumes}: exchange --insp and --exp")
+    if ratio <= NO_BREATHING_RATIO:
+        return ""
+    if not allow:
+        raise PairError(
+            f"there is no breathing between the scans, the lungs hold {volumes} (ratio {ratio:.3f}, at most"
+            f" {NO_BREATHING_RATIO} is needed): choose another pair, or add --allow-no-breathing to go on"
+        )
+    return f"No breathing between the scans ({volumes}): allowed by request, ventilation is not meaningful."
+
+
+def check_match(registration: Registration) -> None:
+    """Refuse two scans whose lungs cannot be brought together.
+
+    Raises
+    ------
+    PairError
+    """
+    found = registration.quality.overall.correlation_after
+    if found < LEAST_CORRELATION:
+        raise PairError(
+            "the lungs of the two scans cannot be brought together: their structure agrees by"
+            f" {found:.2f} after registration and a pair by at least {LEAST_CORRELATION}; are both of the same"
+            " patient, and is each the right way up?"
+        )
+
+
+def quality_numbers(registration: Registration) -> dict[str, dict[str, float]]:
+    """How well the registration went, per lung and overall, as plain numbers."""
+    quality = registration.quality
+    numbers = {}
+    for name, lung in {**quality.lungs, "both": quality.overall}.items():
+        plain = asdict(lung)
+        percentiles = plain.pop("jacobian_percentiles")
+        plain.update({f"jacobian_p{p}": v for p, v in zip((1, 5, 50, 95, 99), percentiles, strict=True)})
+        numbers[name] = plain
+    return numbers
+
+
+def check_sums(result: CaseResult) -> Finding:
+    """Whether the parts of the table add up to the whole, and the whole to the masks."""
+    worst = 0.0
+    for metric in ("volume_insp_ml", "volume_exp_ml", "mass_insp_g", "mass_exp_g", "ventilation_ml"):
+        whole = result.metric("both", metric)
+        for parts in (LUNGS, LOBES):
+            total = sum(np.nan_to_num(result.metric(part, metric)) for part in parts)
+            scale = max(abs(result.metric("both", "volume_exp_ml")), abs(whole))
+            worst = max(worst, abs(total - whole) / scale)
+    exp_ml = float((result.lungs_exp.array > 0).sum()) * result.lungs_exp.voxel_ml
+    worst = max(worst, abs(result.metric("both", "volume_exp_ml") - exp_ml) / exp_ml)
+    message = (
+        "Lungs and lobes add up to the whole, in volume, mass and ventilation, and the whole to the masks"
+    )
+    make = passed if worst < 1e-3 else fail
+    return make("SUMS_CLOSE", f"{message}, to {100 * worst:.2g} %.", value=100 * worst, limit=0.1, unit="%")
+
+
+def _summary(breath: Breath) -> ScanSummary:
+    grid = breath.scan.volume.grid
+    facts = {
+        "format": breath.scan.kind,
+        "voxels": " x ".join(str(n) for n in reversed(grid.shape)),
+        "spacing_mm": " x ".join(f"{s:.3g}" for s in reversed(grid.spacing)),
+        "axes": grid.codes,
+        **breath.scan.facts,
+        "air_hu": breath.references.air_hu,
+        "blood_hu": breath.references.blood_hu,
+        "blood_measured_in": breath.references.blood_site,
+        "noise_hu": breath.references.noise_hu,
+        "hu_scale": breath.calibrate.basis,
+    }
+    return ScanSummary(breath.role, breath.scan.path.name, io.sha256_of(breath.scan.files), facts)
+
+
+def _evidence(insp: Breath, exp: Breath, result: CaseResult) -> Evidence:
+    breaths = (insp, exp)
+    opaque = {"inspiration": -500, "expiration": -250}
+    return Evidence(
+        spacing_mm={b.role: max(b.ct.spacing) for b in breaths},
+        kernel={b.role: str(b.scan.facts.get("kernel") or "") for b in breaths},
+        air_hu={b.role: b.references.air_hu for b in breaths},
+        blood_hu={b.role: b.references.blood_hu for b in breaths},
+        noise_hu={b.role: b.references.noise_hu for b in breaths},
+        opacity_pct={
+            b.role: 100 * float((b.ct.array[b.anatomy.lungs.array > 0] > opaque[b.role]).mean())
+            for b in breaths
+        },
+        insp=insp.totals,
+        exp=exp.totals,
+        registration=result.registration,
+        lobe_ml={lobe: result.metric(lobe, "volume_insp_ml") for lobe in LOBES},
+        undefined_pct={
+            name: result.metric("both", f"{name}_undefined_pct") for name in ("ventilation", "perfusion")
+        },
+    )
+
+
+class _Clock:
+    """Tells the listener which stage starts and remembers how long each took."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.seconds: list[tuple[str, float]] = []
+        self._progress = progress
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        self._progress.stage(name)
+        start = time.monotonic()
+        yield
+        self.seconds.append((name, time.monotonic() - start))

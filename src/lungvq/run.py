@@ -1,0 +1,214 @@
+"""From two files to a finished folder: reading, the method, writing, and the record of all of it."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, is_dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import lungvq
+from lungvq import io
+from lungvq.errors import OutputError, ResourceError
+from lungvq.export import open_run, write_maps_and_labels, write_metrics
+from lungvq.export.folder import MANIFEST, free_bytes
+from lungvq.findings import Severity
+from lungvq.pipeline import Options, analyse
+from lungvq.progress import SILENT, Progress
+from lungvq.report import write_report
+from lungvq.result import MAPS, CaseResult
+from lungvq.volume import Volume
+
+__all__ = ["Cost", "RunRecord", "expected_cost", "run_case"]
+
+RESEARCH_USE = "Research use only. Not a medical device; not for diagnosis or treatment."
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run is expected to take."""
+
+    memory_gb: float
+    seconds: float
+
+
+def expected_cost(insp: Volume, exp: Volume) -> Cost:
+    """Memory and time to expect, from the size of the scans: a fit to ``lungvq bench pipeline`` on two cores."""
+    millions = (np.prod(insp.shape) + np.prod(exp.shape)) / 1e6
+    return Cost(memory_gb=0.6 + 0.018 * float(millions), seconds=20 + 0.35 * float(millions))
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """How a run ended, as its ``run.json`` says."""
+
+    folder: Path
+    qc: Severity
+    seconds: float
+    already_done: bool = False
+
+
+def run_case(
+    insp: Path,
+    exp: Path,
+    out: Path,
+    *,
+    case: str | None = None,
+    options: Options | None = None,
+    force: bool = False,
+    max_memory_gb: float | None = None,
+    progress: Progress = SILENT,
+) -> RunRecord:
+    """Read two scans, analyse them and leave a folder with maps, numbers and a report.
+
+    Parameters
+    ----------
+    insp, exp : Path
+        A file or a folder of one DICOM series each.
+    out : Path
+        The output folder; see ``export.folder`` for what it may hold before.
+    case : str, optional
+        Name of the case; default the name of the output folder.
+    force : bool
+        Replace another result.
+    max_memory_gb : float, optional
+        Refuse to start when more is expected.
+
+    Returns
+    -------
+    RunRecord
+        With ``already_done`` where the folder held this very result.
+    """
+    options = options or Options()
+    case = case or out.resolve().name
+    start = time.monotonic()
+    hashes = {role: io.sha256_of(_files_of(path)) for role, path in (("insp", insp), ("exp", exp))}
+    key = _key(hashes, case, options)
+    folder = open_run(out, key, force=force)
+    if folder is None:
+        return _recorded(out, already_done=True)
+    try:
+        progress.stage("reading the scans")
+        scans = io.read(insp), io.read(exp)
+        _check_resources(scans, out, max_memory_gb, progress)
+        result = analyse(*scans, case=case, options=options, progress=progress)
+        del scans
+        progress.stage("writing maps and labels")
+        write_maps_and_labels(result, folder.stage)
+        write_metrics(result.metrics, folder.stage / "metrics.csv")
+        progress.stage("writing the report")
+        write_report(result, folder.stage, progress=progress)
+        record = _record(result, hashes, key, time.monotonic() - start)
+        folder.finish(record)
+    except BaseException:
+        folder.discard()
+        raise
+    return _recorded(out)
+
+
+def _files_of(path: Path) -> list[Path]:
+    if not path.exists():
+        io.read(path)  # says what is wrong
+    return [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+
+
+def _key(hashes: Mapping[str, str], case: str, options: Options) -> str:
+    """Equal for runs that would give the same result."""
+    parts = {"version": lungvq.__version__, "case": case, "inputs": hashes, "options": asdict(options)}
+    return sha256(json.dumps(_plain(parts), sort_keys=True).encode()).hexdigest()
+
+
+def _check_resources(
+    scans: tuple[io.Scan, io.Scan], out: Path, max_memory_gb: float | None, progress: Progress
+) -> None:
+    insp, exp = (scan.volume for scan in scans)
+    cost = expected_cost(insp, exp)
+    disk_gb = (np.prod(exp.shape) * 6 + np.prod(insp.shape)) / 1e9 + 0.05
+    progress.note(
+        f"expecting about {cost.memory_gb:.1f} GB of memory and {cost.seconds:.0f} s on two cores"
+        f" for {_size(insp)} and {_size(exp)} voxels"
+    )
+    if max_memory_gb is not None and cost.memory_gb > max_memory_gb:
+        raise ResourceError(
+            f"about {cost.memory_gb:.1f} GB of memory are expected and --max-memory allows {max_memory_gb:g} GB;"
+            " allow more, or resample the scans to fewer voxels"
+        )
+    free_gb = free_bytes(out) / 1e9
+    if free_gb < disk_gb:
+        raise OutputError(
+            f"the disk of {out} has {free_gb:.2f} GB left and up to {disk_gb:.2f} GB may be needed; free some, or"
+            " choose another folder"
+        )
+
+
+def _size(volume: Volume) -> str:
+    return "x".join(str(n) for n in reversed(volume.shape))
+
+
+def _record(result: CaseResult, hashes: Mapping[str, str], key: str, seconds: float) -> dict[str, Any]:
+    return _plain(
+        {
+            "status": "done",
+            "qc": result.status.value,
+            "key": key,
+            "case": result.case,
+            "banner": result.banner,
+            "research_use": RESEARCH_USE,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "findings": [finding.to_dict() for finding in result.findings],
+            "inputs": {
+                short: {"role": scan.role, "name": scan.name, "sha256": hashes[short], "facts": scan.facts}
+                for short, scan in zip(("insp", "exp"), result.scans, strict=True)
+            },
+            "methods": {
+                name: {"method": spec.method, "unit": spec.unit, "meaning": spec.meaning}
+                for name, spec in MAPS.items()
+            },
+            "parameters": result.settings,
+            "registration": result.registration,
+            "versions": result.versions,
+            "timings_s": {stage: round(taken, 3) for stage, taken in result.timings},
+            "seconds": round(seconds, 3),
+            "peak_memory_mb": peak_memory_mb(),
+        }
+    )
+
+
+def _recorded(out: Path, *, already_done: bool = False) -> RunRecord:
+    manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+    return RunRecord(out, Severity(manifest["qc"]), float(manifest["seconds"]), already_done)
+
+
+def peak_memory_mb() -> float | None:
+    """Most memory this process has held so far, in MB; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1e6 if sys.platform == "darwin" else 1e3), 1)
+
+
+def _plain(value: Any) -> Any:
+    """Only what JSON knows: numbers that are finite (others become null), text, lists and mappings."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    return str(value)
