@@ -31,9 +31,9 @@ from lungvq.findings import Finding, passed, warn
 __all__ = ["Refusal", "Stack", "arrange", "facts_of", "find_series", "looks_like_dicom", "pixels"]
 
 _CT, _ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1"
-_DIRECTORY = "1.2.840.10008.1.3.10"
+_DIRECTORY = b"1.2.840.10008.1.3.10"
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
-_MAX_INFLATED = 256 << 20
+_MAX_INFLATED = 64 << 20  # twice the largest slice
 _MAX_SIDE = 4096
 _CT_MAX_HU = 3071
 
@@ -93,7 +93,7 @@ class Stack:
 
 def looks_like_dicom(head: bytes) -> bool:
     """Whether a file that begins so may be DICOM, with its preamble or without."""
-    return head[128:132] == b"DICM" or (len(head) > 8 and head[:4] in (b"\x08\0\0\0", b"\x08\0\x05\0"))
+    return head[128:132] == b"DICM" or (len(head) > 132 and head[:2] == b"\x08\0" and head[3] == 0)
 
 
 def find_series(path: Path) -> tuple[dict[str, list[Dataset]], list[Path]]:
@@ -118,10 +118,12 @@ def find_series(path: Path) -> tuple[dict[str, list[Dataset]], list[Path]]:
             with warnings.catch_warnings(action="ignore"):
                 header = _header(file, head)
         except Exception:  # a damaged header raises nearly anything
-            damaged.append(file)
-            continue
-        if header.get("SOPClassUID") != _DIRECTORY and "Rows" in header:
+            header = Dataset()
+        kind = header.get("SOPClassUID")
+        if kind and "Rows" in header:
             series[str(header.get("SeriesInstanceUID", ""))].append(header)
+        elif head[128:132] == b"DICM" and kind in (None, _CT) and _DIRECTORY not in head:
+            damaged.append(file)
     return dict(series), damaged
 
 
@@ -336,7 +338,8 @@ def _say_uneven(
     multiple = np.rint(gaps[wide] / step)
     n = int(wide[0])
     where = f"between {_names([slices[n]])} and {_names([slices[n + 1]])} ({along[n]:.1f} to {along[n + 1]:.1f} mm)"
-    if (np.abs(gaps[wide] - multiple * step) <= tolerance * multiple).all() and multiple.min() >= 2:
+    few = wide.size <= max(2, 0.2 * gaps.size)
+    if few and multiple.min() >= 2 and (np.abs(gaps[wide] - multiple * step) <= tolerance * multiple).all():
         missing = int((multiple - 1).sum())
         return (
             f"{missing} slice{'s are' if missing > 1 else ' is'} missing, {'first ' * (wide.size > 1)}{where};"

@@ -148,9 +148,7 @@ def read(path: Path | str) -> Scan:
     whole = [item for item in listed if item[0].modality in ("CT", "") and item[0].slices >= MIN_SLICES]
     if len(whole) > 1:
         names = "; ".join(_name(info) for info, _ in whole[:8])
-        raise InputError(
-            f"{path}: it holds {len(whole)} CT series: {names}; give the folder or the UID of one"
-        )
+        raise InputError(f"{path}: it holds {len(whole)} CT series: {names}; give the folder of one series")
     info, stack = whole[0] if whole else listed[0]
     if stack is None:
         told = "; ".join(f"{_name(i)}: {'; '.join(i.reasons)}" for i, _ in (whole or listed[:8]))
