@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from lungvq.anatomy import LEFT, RIGHT
 from lungvq.findings import Finding, passed, warn
@@ -107,8 +108,12 @@ def _check_truncation(ct: Volume, lungs: NDArray[np.uint8]) -> Finding:
         "on the left": int(mask[:, :, -1].sum()),
     }
     dz, dy, dx = ct.spacing
+    lowest = ct.array.min(axis=0)
+    padding = (lowest == ct.array.max(axis=0)) & (lowest < -1010)
+    rim = ndimage.binary_dilation(padding) & ~padding
     area = dict(zip(faces, (dy * dx, dy * dx, dz * dx, dz * dx, dz * dy, dz * dy), strict=True))
     cut = {face: count * area[face] for face, count in faces.items()}
+    cut["at the edge of the field of view"] = int(mask[:, rim].sum()) * dz * (dy + dx) / 2
     # Against the largest cross-sections, so that 100 % means a lung cut through its middle.
     largest = max(float(mask.sum(axis=(1, 2)).max()) * dy * dx, 1.0)
     share = 100 * sum(cut.values()) / largest

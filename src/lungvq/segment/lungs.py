@@ -51,7 +51,7 @@ class Body:
 def find_body(coarse: Volume) -> Body:
     """The body, what it encloses, and its midline.
 
-    Enclosed means: looking left, right, front and back within the slice, tissue is met on at least three
+    Enclosed means: looking left, right, front and back within the slice, tissue is met on at least two
     sides and open air on none. So a lung that the field of view cuts is still enclosed; a pocket under a
     blanket or foam under a thin couch is not.
 
@@ -86,7 +86,9 @@ def _padding(array: NDArray[np.float32]) -> Mask:
 
 def _outside_air(array: NDArray[np.float32], padding: Mask) -> Mask:
     """Nearly pure air that reaches the left, right, front or back border of the field of view."""
-    smooth = ndimage.uniform_filter(array, 3)
+    seen = np.broadcast_to(~padding, array.shape).astype(np.float32)
+    weight = np.maximum(ndimage.uniform_filter(seen, 3), 1e-3)
+    smooth = ndimage.uniform_filter(array * seen, 3) / weight
     edge = ~padding & ~ndimage.binary_erosion(~padding)
     rim = smooth[:, edge]
     # A border that runs through lung must not pass for air.
@@ -101,7 +103,7 @@ def _outside_air(array: NDArray[np.float32], padding: Mask) -> Mask:
 
 @numba.njit(parallel=True, cache=True)
 def _enclosed(tissue, outside):
-    """Where rays to the four sides of the slice meet tissue at least three times and open air never first."""
+    """Where rays to the four sides of the slice meet tissue at least twice and open air never first."""
     nz, ny, nx = tissue.shape
     hits = np.zeros(tissue.shape, np.uint8)
     for k in numba.prange(nz):
@@ -121,7 +123,7 @@ def _enclosed(tissue, outside):
                             hits[k, j, i] += 16  # more than four hits can make up for
                         elif met:
                             hits[k, j, i] += 1
-    return (hits >= 3) & (hits <= 4)
+    return (hits >= 2) & (hits <= 4)
 
 
 def _midline(coarse: Volume, tissue: Mask) -> float:
@@ -188,7 +190,7 @@ def find_lungs(coarse: Volume, body: Body, airways: Mask, threshold: float) -> N
     aerated = body.inside & (coarse.array < threshold)
     aerated &= ~dilate(airways, 2.6, spacing)
     pieces = _lung_pieces(coarse, aerated)
-    sides = _part_by_side(coarse, pieces, body.midline_mm)
+    sides = part_by_side(coarse, pieces, body.midline_mm)
     closed = np.zeros(coarse.shape, np.uint8)
     whole = sides > 0
     margin = tuple(int(np.ceil(2 * CLOSING_MM / s)) + 1 for s in spacing)
@@ -261,7 +263,7 @@ def _is_main_lung(description: tuple[float, float, int, int], dz: float, slices:
     return ml >= 120 and tall and textured and median < -350
 
 
-def _part_by_side(coarse: Volume, pieces: NDArray[np.int32], midline_mm: float) -> NDArray[np.uint8]:
+def part_by_side(coarse: Volume, pieces: NDArray[np.int32], midline_mm: float) -> NDArray[np.uint8]:
     """1 for left, 2 for right: whole pieces by their centroid, after parting lungs that touch."""
     sides = np.zeros(pieces.shape, np.uint8)
     for n, box in enumerate(ndimage.find_objects(pieces), start=1):

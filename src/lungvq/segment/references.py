@@ -28,6 +28,7 @@ AORTA = "descending aorta"
 POOL = "heart and great vessels"
 
 Mask = NDArray[np.bool_]
+_RING = np.linspace(0, 2 * np.pi, 32, endpoint=False)
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ def track_aorta(
     chains: list[list[tuple[float, ...]]] = []
     growing: list[list[tuple[float, ...]]] = []
     for k in slices[::-1]:
-        discs = _discs(coarse, soft[k], lungs[k] > 0, int(k), midline_mm, side)
+        discs = _discs(coarse, soft[k], lungs[k] == side, int(k), midline_mm, side)
         still = []
         for chain in growing:
             last = chain[-1]
@@ -198,7 +199,7 @@ def _discs(
     """(x, y, z, radius) of the discs of soft tissue of one slice that could be the descending aorta."""
     _, dy, dx = coarse.spacing
     rows = np.flatnonzero(lung.any(axis=1))
-    if not len(rows):
+    if len(rows) < 2:
         return []
     distance = ndimage.distance_transform_edt(soft, sampling=(dy, dx))
     size = (int(2 * round(6 / dy) + 1), int(2 * round(6 / dx) + 1))
@@ -208,8 +209,13 @@ def _discs(
     for j, i in np.argwhere(peak):
         x, y, z = coarse.grid.world((k, j, i))
         lateral = (x - midline_mm) * (1 if side == LEFT else -1)
-        depth = (j - rows[0]) / max(rows[-1] - rows[0], 1)
-        if 3 < lateral < 50 and 0.45 < depth < 0.9:
+        depth = (j - rows[0]) / (rows[-1] - rows[0])
+        if not (3 < lateral < 50 and 0.45 < depth < 0.9):
+            continue
+        # Set off from what is around it over much of its rim: a bulge of something larger is not.
+        ring_j = np.rint(j + (distance[j, i] + 3) * np.sin(_RING) / dy).astype(int).clip(0, soft.shape[0] - 1)
+        ring_i = np.rint(i + (distance[j, i] + 3) * np.cos(_RING) / dx).astype(int).clip(0, soft.shape[1] - 1)
+        if (~soft[ring_j, ring_i]).mean() > 0.4:
             discs.append((float(x), float(y), float(z), float(distance[j, i])))
     return discs
 
