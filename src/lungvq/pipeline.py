@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -25,8 +26,17 @@ from lungvq.result import CaseResult, ScanSummary
 from lungvq.segment.lobes import lobes_from_prior
 from lungvq.ventilation import VentilationOptions, ventilation_terms
 from lungvq.versions import versions
+from lungvq.volume import Volume
 
-__all__ = ["Options", "analyse", "check_breathing"]
+__all__ = [
+    "Estimates",
+    "Options",
+    "analyse",
+    "check_breathing",
+    "check_same_patient",
+    "estimate",
+    "quality_numbers",
+]
 
 NO_BREATHING_RATIO = 0.95
 """V_exp / V_insp above which there is no breathing between the scans; above its inverse they are swapped."""
@@ -72,6 +82,7 @@ def analyse(
         If the scans are swapped, show no breathing (unless allowed) or cannot be brought together.
     """
     options = options or Options()
+    check_same_patient(insp.facts, exp.facts)
     clock = _Clock(progress)
     with clock.stage("finding the lungs at inspiration"):
         inspired = prepare(insp, "inspiration", progress)
@@ -95,26 +106,22 @@ def analyse(
         lobes_insp = lobes_from_prior(inspired.anatomy.lungs)
         lobes_exp = carry_lobes(registration, lobes_insp, expired.anatomy.lungs)
     with clock.stage("estimating ventilation and perfusion"):
-        pair = match(inspired, expired, registration)
-        air = ventilation_terms(pair, options.ventilation)
-        blood = perfusion_terms(pair, options.perfusion)
-        insp_on_exp = carry_inspiration(registration.displacement, inspired, expired.ct.grid)
-        maps, closing = make_maps(inspired, expired, air, blood, registration.confidence, insp_on_exp)
+        estimated = estimate(inspired, expired, registration, options)
     with clock.stage("counting per lung, lobe and zone"):
         metrics = quantify(
             case,
             BreathHold(expired.ct, expired.anatomy.lungs, lobes_exp, expired.calibrate),
             BreathHold(inspired.ct, inspired.anatomy.lungs, lobes_insp, inspired.calibrate),
-            maps,
+            estimated.maps,
         )
         result = CaseResult(
             case=case,
             scans=(_summary(inspired), _summary(expired)),
             exp=expired.ct,
-            insp_on_exp=insp_on_exp,
+            insp_on_exp=estimated.insp_on_exp,
             lungs_exp=expired.anatomy.lungs,
             lobes_exp=lobes_exp,
-            maps=maps,
+            maps=estimated.maps,
             insp=inspired.ct,
             lungs_insp=inspired.anatomy.lungs,
             lobes_insp=lobes_insp,
@@ -130,7 +137,7 @@ def analyse(
             registration=quality_numbers(registration),
             settings={
                 **asdict(options),
-                "extravascular_g_ml": blood.extravascular_g_ml,
+                "extravascular_g_ml": estimated.extravascular_g_ml,
                 "hu_scale": {b.role: asdict(b.calibrate) for b in (inspired, expired)},
             },
             versions=versions(),
@@ -141,10 +148,44 @@ def analyse(
             *inspired.findings,
             *expired.findings,
             *accept(_evidence(inspired, expired, result)),
-            *closing,
+            *estimated.findings,
             check_sums(result),
         )
     return replace(result, findings=findings, metrics=mark(metrics, findings))
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """The maps of a pair, the inspiration seen from the expiration, and how well the maps closed."""
+
+    maps: dict[str, Volume]
+    insp_on_exp: Volume
+    extravascular_g_ml: float
+    findings: tuple[Finding, ...]
+
+
+def estimate(insp: Breath, exp: Breath, registration: Registration, options: Options) -> Estimates:
+    """Ventilation and perfusion from two breath-holds whose correspondence is known."""
+    pair = match(insp, exp, registration)
+    air = ventilation_terms(pair, options.ventilation)
+    blood = perfusion_terms(pair, options.perfusion)
+    insp_on_exp = carry_inspiration(registration.displacement, insp, exp.ct.grid)
+    maps, findings = make_maps(insp, exp, air, blood, registration.confidence, insp_on_exp)
+    return Estimates(maps, insp_on_exp, blood.extravascular_g_ml, tuple(findings))
+
+
+def check_same_patient(insp: Mapping[str, Any], exp: Mapping[str, Any]) -> None:
+    """Refuse scans that say they are of different patients; files that do not say are taken as given.
+
+    Raises
+    ------
+    PairError
+    """
+    patients = insp.get("patient"), exp.get("patient")
+    if None not in patients and patients[0] != patients[1]:
+        raise PairError(
+            "the scans are of different patients (their PatientID differ): give both scans of one patient"
+        )
 
 
 def check_breathing(insp_ml: float, exp_ml: float, *, allow: bool = False) -> str:

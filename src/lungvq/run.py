@@ -17,7 +17,7 @@ import numpy as np
 
 import lungvq
 from lungvq import io
-from lungvq.errors import OutputError, ResourceError
+from lungvq.errors import InputError, OutputError, ResourceError
 from lungvq.export import open_run, write_maps_and_labels, write_metrics
 from lungvq.export.folder import MANIFEST, free_bytes
 from lungvq.findings import Severity
@@ -57,8 +57,8 @@ class RunRecord:
 
 
 def run_case(
-    insp: Path,
-    exp: Path,
+    insp: Path | io.SeriesInfo,
+    exp: Path | io.SeriesInfo,
     out: Path,
     *,
     case: str | None = None,
@@ -71,8 +71,8 @@ def run_case(
 
     Parameters
     ----------
-    insp, exp : Path
-        A file or a folder of one DICOM series each.
+    insp, exp : Path or SeriesInfo
+        A file, a folder of one DICOM series, or a series chosen from a study.
     out : Path
         The output folder; see ``export.folder`` for what it may hold before.
     case : str, optional
@@ -97,7 +97,7 @@ def run_case(
         return _recorded(out, already_done=True)
     try:
         progress.stage("reading the scans")
-        scans = io.read(insp), io.read(exp)
+        scans = _read(insp), _read(exp)
         _check_resources(scans, out, max_memory_gb, progress)
         result = analyse(*scans, case=case, options=options, progress=progress)
         del scans
@@ -114,10 +114,16 @@ def run_case(
     return _recorded(out)
 
 
-def _files_of(path: Path) -> list[Path]:
-    if not path.exists():
-        io.read(path)  # says what is wrong
-    return [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+def _read(source: Path | io.SeriesInfo) -> io.Scan:
+    return io.read_series(source) if isinstance(source, io.SeriesInfo) else io.read(source)
+
+
+def _files_of(source: Path | io.SeriesInfo) -> list[Path]:
+    if isinstance(source, io.SeriesInfo):
+        return list(source.files)
+    if not source.exists():
+        raise InputError(f"{source} does not exist; give a DICOM folder, or a .nii(.gz), .mha or .nrrd file")
+    return [source] if source.is_file() else sorted(p for p in source.rglob("*") if p.is_file())
 
 
 def _key(hashes: Mapping[str, str], case: str, options: Options) -> str:

@@ -157,5 +157,5 @@ def set_threads(threads: int | None) -> None:
     import numba
     import SimpleITK as sitk
 
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    numba.set_num_threads(min(threads, numba.get_num_threads()))
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lungvq.cli._shared import Quiet, Threads, Verbose, listening, one_sentence, set_threads
+
+if TYPE_CHECKING:
+    from lungvq.io import SeriesInfo
 
 
 @one_sentence
@@ -64,15 +67,18 @@ def run(
         from lungvq.pipeline import Options
         from lungvq.run import run_case
 
+        pair: tuple[Path | SeriesInfo, Path | SeriesInfo]
         if study is not None:
             from lungvq.study import choose_pair
 
-            insp, exp = choose_pair(study, insp_series, exp_series, progress=progress)
-        assert insp is not None
-        assert exp is not None
+            pair = choose_pair(study, insp_series, exp_series, progress=progress)
+        else:
+            assert insp is not None
+            assert exp is not None
+            pair = insp, exp
         record = run_case(
-            insp,
-            exp,
+            pair[0],
+            pair[1],
             output,
             case=case,
             options=Options(allow_no_breathing=allow_no_breathing),
