@@ -74,7 +74,9 @@ def smooth(shape: tuple[int, ...], spacing: tuple[float, float, float], phase: f
         *(np.arange(n, dtype=np.float32) * s for n, s in zip(shape, spacing, strict=True)),
         indexing="ij", sparse=True,
     )  # fmt: skip
-    return (1 + 0.22 * np.sin(k / 31 + phase) * np.cos(i / 26) + 0.16 * np.sin(j / 19 - phase)).astype(np.float32)
+    return (1 + 0.22 * np.sin(k / 31 + phase) * np.cos(i / 26) + 0.16 * np.sin(j / 19 - phase)).astype(
+        np.float32
+    )
 
 
 def zone_labels(lungs: np.ndarray) -> np.ndarray:
@@ -159,7 +161,8 @@ FINDINGS: tuple[Finding, ...] = (
 
 
 def build_case(
-    spacing: tuple[float, float, float] = (4.0, 3.0, 3.0), change: Callable[[dict[str, Any]], None] | None = None
+    spacing: tuple[float, float, float] = (4.0, 3.0, 3.0),
+    change: Callable[[dict[str, Any]], None] | None = None,
 ) -> CaseResult:
     """The case; `change` may edit its parts before the numbers are taken."""
     exp, lungs, lobes, ramp = anatomy(spacing, 1.0)
@@ -214,7 +217,13 @@ def build_case(
         "jacobian": masked(1 + parts["ventilation"]),
     }
     after = exp.like((exp.array - np.where(inside, 110, 0)).astype(np.int16))
-    facts = {"file": "series/1", "format": "DICOM", "size": [280, 220, 300], "spacing_mm": spacing, "kernel": "B30f"}
+    facts = {
+        "file": "series/1",
+        "format": "DICOM",
+        "size": [280, 220, 300],
+        "spacing_mm": spacing,
+        "kernel": "B30f",
+    }
     quality = {
         "dice": 0.985, "surface_mean_mm": 0.61, "surface_p95_mm": 1.9, "folded_percent": 0.002,
         "jacobian_p1": 0.92, "jacobian_p5": 1.1, "jacobian_p50": 1.71, "jacobian_p95": 2.4, "jacobian_p99": 2.9,
@@ -262,3 +271,10 @@ def failing() -> Callable[..., Callable[[dict[str, Any]], None]]:
         return change
 
     return add
+
+
+@pytest.fixture
+def small_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures drawn small and coarse, for tests that look at something else than their quality."""
+    monkeypatch.setattr("lungvq.report.figures._PANEL_PX", 150)
+    monkeypatch.setattr("lungvq.report.render3d._VOXELS", 500_000)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 from lungvq.errors import OutputError
 from lungvq.progress import SILENT, Progress
 from lungvq.report.content import build_page, is_withheld
-from lungvq.report.figures import PLANES, Picture, class_overlay, histogram, montage, registration_layers
+from lungvq.report.figures import PLANES, Cuts, class_overlay, montage, registration_layers
+from lungvq.report.histogram import histogram
 from lungvq.report.html import render
+from lungvq.report.plate import Picture
 from lungvq.report.render3d import surfaces_picture
 from lungvq.result import CaseResult
 
 __all__ = ["Picture", "build_page", "draw_pictures", "write_report"]
+
+_COUNT = 10  # pictures of a report from which nothing is withheld
 
 
 def write_report(result: CaseResult, folder: Path, *, progress: Progress = SILENT) -> list[Path]:
@@ -53,24 +57,23 @@ def write_report(result: CaseResult, folder: Path, *, progress: Progress = SILEN
 
 def draw_pictures(result: CaseResult, *, progress: Progress = SILENT) -> list[Picture]:
     """Every picture of the report that is not withheld."""
-    withheld = partial(is_withheld, result)
-    drawings = list(_drawings(result, withheld))
-    pictures: list[Picture] = []
-    for done, draw in enumerate(drawings, start=1):
-        pictures += draw()
-        progress.fraction(done / len(drawings))
+    pictures = []
+    for picture in _pictures(result):
+        pictures.append(picture)
+        progress.fraction(min(1.0, len(pictures) / _COUNT))
     return pictures
 
 
-def _drawings(
-    result: CaseResult, withheld: Callable[[str], bool]
-) -> Iterator[Callable[[], list[Picture]]]:
+def _pictures(result: CaseResult) -> Iterator[Picture]:
+    withheld, cuts = partial(is_withheld, result), Cuts.through(result.lungs_exp)
     for plane in PLANES:
-        yield lambda plane=plane: [montage(result, plane, withheld)]
+        yield montage(result, plane, cuts, withheld)
     if "vq_class" in result.maps and not withheld("vq_class"):
-        yield lambda: [class_overlay(result, withheld)]
+        yield class_overlay(result, cuts, withheld)
     for name in ("ventilation", "perfusion"):
         if name in result.maps and not withheld(name):
-            yield lambda name=name: [histogram(result, name)]
-    yield lambda: registration_layers(result)
-    yield lambda: [picture for picture in [surfaces_picture(result, withheld)] if picture]
+            yield histogram(result, name)
+    yield from registration_layers(result, cuts)
+    surfaces = surfaces_picture(result, withheld)
+    if surfaces:
+        yield surfaces

@@ -323,7 +323,7 @@ def _region_table(result: CaseResult) -> dict[str, Any]:
     """Five lobes, two lungs, both; lobes are left out where they are withheld."""
     numbers = _Numbers(result)
     lobes = [] if result.withheld("lobes") else [*LOBES_OF_LUNG["right"], *LOBES_OF_LUNG["left"]]
-    rows = []
+    rows: list[dict[str, Any]] = []
     for region in (*lobes, "right", "left", "both"):
         gone = _region_withheld(result, region)
         cells = [

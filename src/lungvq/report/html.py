@@ -15,9 +15,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from lungvq.report.figures import Picture
+from lungvq.report.plate import Picture
 
 __all__ = ["render"]
+
+_DENSITY = 1.4  # px of a picture per px of the page: sharp on fine screens, the same scale for all
 
 
 def render(page: Mapping[str, Any], pictures: Mapping[str, Picture]) -> str:
@@ -44,8 +46,8 @@ def render(page: Mapping[str, Any], pictures: Mapping[str, Picture]) -> str:
             "uri": _data_uri(picture) if picture.kind == "png" else "",
             "svg": Markup(picture.data.decode()) if picture.kind == "svg" else "",
             "alt": picture.alt,
-            "width": picture.size[0],
-            "height": picture.size[1],
+            "width": round(picture.size[0] / _DENSITY),
+            "height": round(picture.size[1] / _DENSITY),
         }
         for name, picture in pictures.items()
     }

@@ -105,8 +105,8 @@ LIMITS: tuple[tuple[str, str], ...] = (
     ),
     (
         "CT-P is a change of blood volume, not flow.",
-        "It mixes the squeeze of inflation, gravity, the heart's phase and effort against a closed glottis, and takes "
-        "in every error of the registration: 1 % of the Jacobian is as large as 1 % of inspiratory mass. Its "
+        "It mixes the squeeze of inflation, gravity, the heart's phase and effort against a closed glottis, and "
+        "takes in every error of the registration: 1 % of the Jacobian is as large as 1 % of inspiratory mass. Its "
         "magnitude correlates with perfusion even where no mass changed at all.",
     ),
     (
@@ -139,6 +139,7 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
 )
 
 _CITATION = re.compile(r"\[([a-z]+\d{4})\]")
+_SUBSCRIPT = re.compile(r"_([A-Za-z]+)")
 
 
 def number_citations(
@@ -149,13 +150,15 @@ def number_citations(
     Returns
     -------
     sections : list of dict
-        ``title``, ``equation`` and ``pieces``: pairs of text and the number that follows it (0: none).
+        ``title``; ``pieces``, pairs of text and the number that follows it (0: none); ``equation``, pairs of
+        text and the subscript that follows it.
     cited : list of str
 
     Examples
     --------
-    >>> number_citations((Section("A", "So it is [b2001], truly."),), {"b2001": "B."})
-    ([{'title': 'A', 'equation': '', 'pieces': [('So it is', 1), (', truly.', 0)]}], ['B.'])
+    >>> sections, cited = number_citations((Section("A", "So [b2001], truly.", "a_i = 1"),), {"b2001": "B."})
+    >>> sections[0]["pieces"], sections[0]["equation"], cited
+    ([('So', 1), (', truly.', 0)], [('a', 'i'), (' = 1', '')], ['B.'])
     """
     order: list[str] = []
     numbered: list[dict[str, object]] = []
@@ -166,5 +169,7 @@ def number_citations(
             if key and key not in order:
                 order.append(key)
             pieces.append((text.rstrip() if key else text, order.index(key) + 1 if key else 0))
-        numbered.append({"title": section.title, "equation": section.equation, "pieces": pieces})
+        terms = _SUBSCRIPT.split(section.equation)
+        equation = list(zip(terms[::2], [*terms[1::2], ""], strict=True)) if section.equation else []
+        numbered.append({"title": section.title, "equation": equation, "pieces": pieces})
     return numbered, [references[key] for key in order]

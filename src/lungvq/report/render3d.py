@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import contourpy
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import distance_transform_edt, gaussian_filter
 
-from lungvq.report.figures import Picture, Plate, resize, scale_of
+from lungvq.report.plate import Picture, Plate, half_way, resize, scale_of
 from lungvq.result import MAPS, CaseResult
 from lungvq.volume import Volume, grid_around
 
@@ -84,7 +83,7 @@ def soft_mask(lungs: Volume) -> Volume | None:
         return None
     corners = np.array(np.meshgrid(*[(u[0], u[-1]) for u in used])).reshape(3, -1).T
     points = lungs.grid.world(corners)
-    blur = max(2.0, 0.8 * max(lungs.spacing))
+    blur = max(3.0, 1.2 * max(lungs.spacing))
     margin = 4 * blur
     extent = points.max(axis=0) - points.min(axis=0) + 2 * margin
     spacing = max(1.0, float(np.prod(extent) / _VOXELS) ** (1 / 3))
@@ -121,7 +120,7 @@ def find_surface(mask: Volume, view: View) -> Surface:
     lit = np.clip(normal @ (_LIGHT / np.linalg.norm(_LIGHT)), 0, 1)
     far = np.where(inside, depth, np.nan)
     haze = (far - np.nanmin(far)) / max(np.nanmax(far) - np.nanmin(far), 1) if inside.any() else far
-    light = (0.50 + 0.62 * lit) * (1 - 0.22 * np.nan_to_num(haze))
+    light = (0.52 + 0.66 * lit) * (1 - 0.22 * np.nan_to_num(haze))
     cover = np.clip((soft.max(axis=-1) - 0.35) / 0.3, 0, 1)
 
     # Screen to index, turned back the way `View.turn` went.
@@ -168,14 +167,11 @@ def lobe_borders(surface: Surface, lobes: Volume) -> list[NDArray[np.float64]]:
     lines: list[NDArray[np.float64]] = []
     for label in np.unique(labels[labels > 0])[:-1]:
         share = gaussian_filter((labels == label).astype(np.float32), 1.5)
-        share = np.ma.masked_where(known < 0.9, share / np.maximum(known, 1e-6))
-        lines += contourpy.contour_generator(z=share).lines(0.5)
+        lines += half_way(np.where(known < 0.9, np.nan, share / np.maximum(known, 1e-6)))
     return [line for line in lines if len(line) > 12]  # crumbs of a few pixels say nothing
 
 
-def surfaces_picture(
-    result: CaseResult, withheld: Callable[[str], bool] = lambda name: False
-) -> Picture | None:
+def surfaces_picture(result: CaseResult, withheld: Callable[[str], bool]) -> Picture | None:
     """Lungs from four sides, coloured by ventilation and by perfusion; None where nothing can be shown."""
     names = [n for n in ("ventilation", "perfusion") if n in result.maps and not withheld(n)]
     mask = soft_mask(result.lungs_exp)
@@ -188,7 +184,7 @@ def surfaces_picture(
     pixel = sum(c[1].stop - c[1].start for c in crops) * spacing / 1480
     widths = [int((c[1].stop - c[1].start) * spacing / pixel + 1e-6) for c in crops]
     height = int((crops[0][0].stop - crops[0][0].start) * spacing / pixel + 1e-6)
-    gap, top, label, foot = 20, 14, 30, 82
+    gap, top, label, foot = 20, 16, 30, 104
     row_height = height + label + foot
     plate = Plate(sum(widths) + gap * (len(widths) + 1), top + row_height * len(names))
     for row, name in enumerate(names):
@@ -231,4 +227,8 @@ def _paint(
 ) -> NDArray[np.float32]:
     """Light times colour; grey where the map is undefined."""
     rgb = np.where(np.isfinite(values)[..., None], colours(values), np.float32(0.5))
-    return np.clip(rgb * surface.light[..., None], 0, 1).astype(np.float32)
+    rgb = np.clip(rgb * surface.light[..., None], 0, 1).astype(np.float32)
+    # The soft edge reaches beyond the last hit: it takes that colour on.
+    beside = ~np.isfinite(surface.points[..., 0])
+    rows, columns = distance_transform_edt(beside, return_distances=False, return_indices=True)
+    return rgb[rows, columns]
