@@ -465,6 +465,22 @@ def test_a_listed_series_is_read(tmp_path):
     np.testing.assert_array_equal(io.read_series(second).volume.array, chest(seed=1))
 
 
+def test_a_listed_series_keeps_what_was_noticed(tmp_path):
+    made = ordinary()
+    (info,) = io.list_series(save([*made, scout(made[0])], tmp_path))
+    assert codes(io.read_series(info)) == codes(info) == ["LOCALIZERS_SET_ASIDE"]
+
+
+def test_a_damaged_file_beside_a_series_may_be_its_last_slice(tmp_path):
+    folder = series(tmp_path)
+    (last,) = [f for f in folder.iterdir() if pydicom.dcmread(f).InstanceNumber == 1000 - 7 * 13]
+    last.write_bytes(last.read_bytes()[:300])
+    (info,) = io.list_series(folder)
+    assert not info.usable
+    with pytest.raises(InputError, match=f"cannot be parsed \\({last.name}\\)"):
+        io.read_series(info)
+
+
 def test_an_image_that_cannot_be_used_is_listed_with_its_reason(tmp_path):
     io.write(Volume(chest() + np.int16(1024), straight()), tmp_path / "a.nii")
     (info,) = io.list_series(tmp_path / "a.nii")

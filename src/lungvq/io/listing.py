@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,7 @@ def list_series(path: Path | str) -> list[SeriesInfo]:
     if path.is_file() and not _is_dicom_file(path):
         return [_describe_image(path)]
     found, damaged = dicom.find_series(path)
-    listed = [_describe_series(headers)[0] for headers in found.values()]
+    listed = [_beside(damaged, _describe_series(headers)[0]) for headers in found.values()]
     if path.is_dir():
         images = sorted(f for f in path.rglob("*") if f.is_file() and formats.kind_of(f))
         listed += [_describe_image(file) for file in images]
@@ -166,12 +166,15 @@ def read_series(info: SeriesInfo) -> Scan:
     """
     if info.kind != "dicom":
         return _read_image(info.path)
+    if not info.usable:
+        raise InputError(f"{info.path}, {_name(info)}: {'; '.join(info.reasons)}")
     headers = [h for file in info.files for found in dicom.find_series(file)[0].values() for h in found]
     try:
         stack = dicom.arrange(headers)
     except dicom.Refusal as reason:
         raise InputError(f"{info.path}, {_name(info)}: {reason}") from None
-    return _read_stack(info.path, _name(info), stack)
+    scan = _read_stack(info.path, _name(info), stack)
+    return replace(scan, findings=info.findings)  # also of what was set aside when the series was listed
 
 
 def _read_image(path: Path) -> Scan:
@@ -248,6 +251,17 @@ def _describe_series(headers: list[Dataset]) -> tuple[SeriesInfo, dicom.Stack | 
         known = {"files": files, "slices": len(headers), **known}
         return SeriesInfo(usable=False, reasons=(str(reason).removeprefix(": "),), **known), None
     return SeriesInfo(usable=True, **known), stack
+
+
+def _beside(damaged: list[Path], info: SeriesInfo) -> SeriesInfo:
+    """A damaged file in the same folder may be a slice of the series: then it is not whole."""
+    near = [f.name for f in damaged if f.parent in {file.parent for file in info.files}]
+    if not near:
+        return info
+    reason = (
+        f"{len(near)} DICOM files beside it cannot be parsed ({', '.join(near[:3])}); export the series again"
+    )
+    return replace(info, usable=False, reasons=(*info.reasons, reason))
 
 
 def _describe_image(path: Path) -> SeriesInfo:
