@@ -51,9 +51,9 @@ class Body:
 def find_body(coarse: Volume) -> Body:
     """The body, what it encloses, and its midline.
 
-    Enclosed means: looking left, right, front and back within the slice, tissue is met on at least two
-    sides and open air on none. So a lung that the field of view cuts is still enclosed; a pocket under a
-    blanket or foam under a thin couch is not.
+    Enclosed means: looking left, right, front and back within the slice, tissue is met on the left or
+    right, or both in front and behind, and open air on no side. So a lung that the field of view cuts is
+    still enclosed; a pocket under a blanket or foam under the back is not.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def _outside_air(array: NDArray[np.float32], padding: Mask) -> Mask:
 
 @numba.njit(parallel=True, cache=True)
 def _enclosed(tissue, outside):
-    """Where rays to the four sides of the slice meet tissue at least twice and open air never first."""
+    """Where rays meet tissue to the left or right, or both in front and behind, and open air first on no side."""
     nz, ny, nx = tissue.shape
     hits = np.zeros(tissue.shape, np.uint8)
     for k in numba.prange(nz):
@@ -120,10 +120,10 @@ def _enclosed(tissue, outside):
                         elif outside[k, j, i]:
                             exposed = True
                         if exposed:
-                            hits[k, j, i] += 16  # more than four hits can make up for
+                            hits[k, j, i] += 16  # more than hits can make up for
                         elif met:
-                            hits[k, j, i] += 1
-    return (hits >= 2) & (hits <= 4)
+                            hits[k, j, i] += 1 + axis
+    return (hits >= 2) & (hits <= 6)
 
 
 def _midline(coarse: Volume, tissue: Mask) -> float:

@@ -1,0 +1,61 @@
+"""What tracheal air and blood read, and which side is left: in a chest whose HU and sides were chosen."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from analytic_chest import make_chest
+
+from lungvq.findings import Severity
+from lungvq.segment import segment
+from lungvq.segment.laterality import check_laterality
+from lungvq.segment.references import reference_tissue
+
+
+@pytest.mark.parametrize(("offset", "noise"), [(0, 20), (30, 20), (-15, 40)])
+def test_references_shift_with_the_scan(offset, noise):
+    chest = make_chest(offset=offset, noise=noise)
+    found = reference_tissue(chest.ct, segment(chest.ct))
+    # The chest was made with air of -1000 and soft tissue of 20 to 40; int16 HU are clipped at -1024.
+    assert found.air_hu == pytest.approx(-1000 + offset, abs=4)
+    assert found.blood_hu is not None
+    assert 18 <= found.blood_hu - offset <= 42
+    assert found.noise_hu == pytest.approx(noise, rel=0.1)
+    assert found.air_ml > 0.3
+    assert found.blood_ml > 3
+    assert found.blood_site in {"descending aorta", "heart and great vessels"}
+
+
+def test_references_that_are_not_there_are_none():
+    chest = make_chest(trachea=False, left=False)
+    found = reference_tissue(chest.ct, segment(chest.ct))
+    assert found.air_hu is None
+    assert found.air_ml == 0
+    assert found.blood_hu is None
+    assert found.blood_site == ""
+
+
+@pytest.mark.parametrize("setting", [{}, {"spacing": (4.0, 4.0, 4.0)}, {"bones": False}, {"noise": 50}])
+def test_a_heart_on_the_left_supports_and_on_the_right_contradicts(setting):
+    chest = make_chest(**setting)
+    supported = check_laterality(chest.ct, segment(chest.ct).lungs)
+    assert supported.severity is Severity.PASS
+    assert "supports" in supported.message
+    mirrored = make_chest(mirrored=True, **setting)
+    contradicted = check_laterality(mirrored.ct, segment(mirrored.ct).lungs)
+    assert contradicted.code == "LATERALITY_CONTRADICTED"
+    assert contradicted.severity is Severity.WARN
+    assert contradicted.value == pytest.approx(-supported.value, abs=0.4)
+
+
+def test_a_missing_lung_leaves_the_evidence_weak_and_says_so():
+    chest = make_chest(right=False)
+    finding = check_laterality(chest.ct, segment(chest.ct).lungs)
+    assert finding.severity is Severity.PASS
+    assert "neither supports nor contradicts" in finding.message
+
+
+def test_no_lungs_at_all_is_no_evidence():
+    ct = make_chest(spacing=(5.0, 5.0, 5.0)).ct
+    finding = check_laterality(ct, ct.like(np.zeros(ct.shape, np.uint8)))
+    assert finding.severity is Severity.PASS
