@@ -38,9 +38,9 @@ class CaseSettings:
     """
 
     description: str
-    descent_mm: tuple[float, float] = (50.0, 72.0)
-    widen: tuple[float, float] = (0.07, 0.13)
-    deepen: tuple[float, float] = (0.12, 0.20)
+    descent_mm: tuple[float, float] = (44.0, 66.0)
+    widen: tuple[float, float] = (0.08, 0.14)
+    deepen: tuple[float, float] = (0.14, 0.22)
     ripple_mm: float = 1.6
     follow: tuple[float, float] = (0.3, 0.8)
     gain: tuple[float, float] = (-0.035, -0.01)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +13,9 @@ from scipy.ndimage import gaussian_filter
 from lungvq import anatomy
 from lungvq.errors import UsageError
 from lungvq.phantom import render
-from lungvq.phantom.cases import CASES, CaseSettings
+from lungvq.phantom.cases import CASES
 from lungvq.phantom.motion import Motion, map_points, unmap_points
-from lungvq.phantom.subject import SAMPLE_MM, Subject, Tubes, at_inspiration, draw_subject
+from lungvq.phantom.subject import Subject, Tubes, at_inspiration, draw_subject, join
 from lungvq.phantom.tissue import composition_at
 from lungvq.progress import SILENT, Progress
 from lungvq.volume import Grid, Volume
@@ -123,20 +124,17 @@ def make_phantom(
     subject = draw_subject(settings, rng)
     grid_exp, grid_insp = _grids(subject, step)
     progress.stage("rendering the expiratory scan")
-    hu_exp, lobes_exp, mass_exp, volume_exp = _scan(subject, grid_exp, False)
-    exp = _expose(hu_exp, grid_exp, settings.noise_hu[1], settings.hu_offset[1], rng)
-    del hu_exp
+    scan = _scan(subject, grid_exp, False)
+    exp = _expose(scan.hu, grid_exp, settings.noise_hu[1], settings.hu_offset[1], rng)
+    lobes_exp, tubes_g = scan.lobes, scan.tubes_g
+    measured = {"volume_exp_ml": scan.volume_ml, "mass_exp_g": scan.mass_g}
     progress.stage("rendering the inspiratory scan")
-    hu_insp, lobes_insp, mass_insp, volume_insp = _scan(subject, grid_insp, True)
-    insp = _expose(hu_insp, grid_insp, settings.noise_hu[0], settings.hu_offset[0], rng)
-    del hu_insp
+    scan = _scan(subject, grid_insp, True, tubes_g)
+    insp = _expose(scan.hu, grid_insp, settings.noise_hu[0], settings.hu_offset[0], rng)
+    lobes_insp = scan.lobes
+    measured |= {"volume_insp_ml": scan.volume_ml, "mass_insp_g": scan.mass_g}
+    del scan
     progress.stage("writing down the truth")
-    measured = {
-        "volume_exp_ml": volume_exp,
-        "volume_insp_ml": volume_insp,
-        "mass_exp_g": mass_exp,
-        "mass_insp_g": mass_insp,
-    }
     truth = _truth(subject, grid_exp, lobes_exp, Volume(lobes_insp, grid_insp.affine), measured, rng)
     return Phantom(case, seed, insp, exp, truth, subject.motion)
 
@@ -162,10 +160,18 @@ def _grids(subject: Subject, step: tuple[float, ...]) -> tuple[Grid, Grid]:
     return grids[0], grids[1]
 
 
-def _scan(
-    subject: Subject, grid: Grid, breath_in: bool
-) -> tuple[NDArray[np.float32], NDArray[np.uint8], float, float]:
-    """HU without blur and noise, lobe labels, and the mass (g) and volume (mL) of the lungs."""
+class _Scan(NamedTuple):
+    """HU without blur and noise, lobe labels, and what the lungs and the tubes in them hold."""
+
+    hu: NDArray[np.float32]
+    lobes: NDArray[np.uint8]
+    mass_g: float
+    volume_ml: float
+    tubes_g: float
+
+
+def _scan(subject: Subject, grid: Grid, breath_in: bool, tubes_g: float | None = None) -> _Scan:
+    """One breath-hold; `tubes_g` is what the tubes weighed at the other, to be kept."""
     rho, cover = np.zeros(grid.shape, np.float32), np.zeros(grid.shape, np.float32)
     body, lobes = np.full(grid.shape, -1000, np.int16), np.zeros(grid.shape, np.uint8)
     render.render_lungs(
@@ -182,21 +188,33 @@ def _scan(
         lobes,
     )
     _add_couch(body, grid, subject)
-    dense, lumen = np.zeros(grid.shape, np.uint16), np.zeros(grid.shape, np.uint16)
     walls = Tubes(subject.airways.ends, subject.airways.radius * WALL_OF_RADIUS, subject.airways.lobe)
-    solid = subject.vessels + walls
+    solid = join([subject.vessels, walls])
+    lumen = _draw(subject.airways, np.ones(len(subject.airways.radius)), subject, grid, breath_in, lobes)
     excess = _relative_excess(subject, solid) if breath_in else np.ones(len(solid.radius))
-    for tubes, ratio, out in (
-        (solid, excess, dense),
-        (subject.airways, np.ones(len(subject.airways.radius)), lumen),
-    ):
-        ends, radius = (
-            at_inspiration(tubes, subject.motion, ratio) if breath_in else (tubes.ends, tubes.radius)
-        )
-        start, stop = np.ascontiguousarray(ends[:, 0]), np.ascontiguousarray(ends[:, 1])
-        render.draw_tubes(start, stop, radius, radius, tubes.lobe, lobes, grid.affine, out)
+    dense = _draw(solid, excess, subject, grid, breath_in, lobes)
+    tubes = render.tube_mass(rho, cover, dense, lumen) * grid.voxel_ml
+    if tubes_g is not None:
+        # Forks and ends overlap otherwise than before the breath; a few percent of the radius makes up for it.
+        for _ in range(3):
+            excess *= (tubes / tubes_g) if tubes_g > 0 else 1.0
+            dense = _draw(solid, excess, subject, grid, breath_in, lobes)
+            tubes = render.tube_mass(rho, cover, dense, lumen) * grid.voxel_ml
     mass, volume = render.mix(rho, cover, body, dense, lumen)
-    return rho, lobes, float(mass * grid.voxel_ml), float(volume * grid.voxel_ml)
+    return _Scan(rho, lobes, float(mass * grid.voxel_ml), float(volume * grid.voxel_ml), float(tubes))
+
+
+def _draw(
+    tubes: Tubes, excess: Floats, subject: Subject, grid: Grid, breath_in: bool, lobes: NDArray[np.uint8]
+) -> NDArray[np.uint16]:
+    """Coverage by tubes on one grid."""
+    ends, radius = tubes.ends, tubes.radius
+    if breath_in:
+        ends, radius = at_inspiration(tubes, subject.motion, excess)
+    out = np.zeros(grid.shape, np.uint16)
+    start, stop = np.ascontiguousarray(ends[:, 0]), np.ascontiguousarray(ends[:, 1])
+    render.draw_tubes(start, stop, radius, radius, tubes.lobe, lobes, grid.affine, out)
+    return out
 
 
 def _relative_excess(subject: Subject, tubes: Tubes) -> Floats:

@@ -14,8 +14,10 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-SIDE_BLEND_MM = 10.0  # the two lungs move by their own settings; between them, in the mediastinum, a tanh
+SIDE_BLEND_MM = 12.0  # the two lungs move by their own settings; between them, in the mediastinum, a tanh
 ONSET = 0.05  # of the widening, as a squared share of the lung height below the apex
+
+BASE_WEIGHT = 0.6  # of the descent: the less, the more evenly the lung lengthens from apex to base
 
 Floats = NDArray[np.float64]
 
@@ -63,16 +65,18 @@ def stretch(m, x, y, z, grad):
     ax_x, ay_x = dw * (m.widen[1] - m.widen[0]), dw * (m.deepen[1] - m.deepen[0])
     eta = s * s / (s * s + ONSET)
     eta_z = 2 * s * ONSET / (s * s + ONSET) ** 2 * ds
+    g = (1 + BASE_WEIGHT) * s * s / (s + BASE_WEIGHT)
+    g_z = (1 + BASE_WEIGHT) * s * (s + 2 * BASE_WEIGHT) / (s + BASE_WEIGHT) ** 2 * ds
     grad[0, 0] = 1 + eta * (ax + dx * ax_x)
     grad[0, 1] = 0.0
     grad[0, 2] = dx * ax * eta_z
     grad[1, 0] = dy * ay_x * eta
     grad[1, 1] = 1 + ay * eta
     grad[1, 2] = dy * ay * eta_z
-    grad[2, 0] = -dw * (d_l - d_r) * s * s
-    grad[2, 1] = -depth_y * s * s
-    grad[2, 2] = 1 - 2 * depth * s * ds
-    return x + dx * ax * eta, y + dy * ay * eta, z - depth * s * s
+    grad[2, 0] = -dw * (d_l - d_r) * g
+    grad[2, 1] = -depth_y * g
+    grad[2, 2] = 1 - depth * g_z
+    return x + dx * ax * eta, y + dy * ay * eta, z - depth * g
 
 
 @numba.njit(cache=True)

@@ -6,7 +6,7 @@ import numba
 import numpy as np
 
 from lungvq.phantom.motion import backward, det, forward, unstretch
-from lungvq.phantom.shape import body_hu, cage, lung_and_lobe
+from lungvq.phantom.shape import body_hu, cage, lung_and_lobe, outline
 from lungvq.phantom.tissue import composition
 
 FISSURE_MM = 0.8  # thickness, in the stretched lung
@@ -16,14 +16,12 @@ FULL = 65535.0  # coverage 1 in uint16
 
 
 @numba.njit(cache=True)
-def _parcel(c, m, t, x, y, z, h, grad):
-    """Of an expiratory point: pleura distance, lobe, mass at expiration and gained, flow (per mL there)."""
-    d, label, fissure = lung_and_lobe(c, m, x, y, z, grad)
-    if d > 6.0:
-        return d, 0, 0.0, 0.0, 0.0
-    dry, blood, gained, flow = composition(t, x, y, z)
+def parcel(c, m, t, x, y, z, h, grad):
+    """Mass of a point of the expiratory lung, averaged over `h` mm across fissures, and what it gains (g/mL)."""
+    _, _, fissure = lung_and_lobe(c, m, x, y, z, grad)
+    dry, blood, gained, _ = composition(t, x, y, z)
     plate = max(0.0, min(FISSURE_MM, 0.5 * (FISSURE_MM + h) - fissure)) / h
-    return d, label, dry + blood + plate * FISSURE_EXCESS, gained, flow
+    return dry + blood + plate * FISSURE_EXCESS, gained
 
 
 @numba.njit(parallel=True, cache=True)
@@ -48,42 +46,33 @@ def render_lungs(c, m, t, breath_in, shape, affine, ribs_rise, rho, cover, body,
         z = affine[2, 3] + hz * k
         for j in range(shape[1]):
             y = affine[1, 3] + hy * j
+            # the last solutions of the two inversions: the next one is near
             wx, wy, wz = affine[0, 3], y, z
-            gx, gy, gz = affine[0, 3], y, z
+            ox, oy, oz = 0.0, 0.0, 0.0
             for i in range(shape[2]):
                 x = affine[0, 3] + hx * i
+                px, py, pz, rz = x, y, z, z
                 if breath_in:
-                    px, py, pz = unstretch(m, x, y, z, wx + hx, wy, wz, grad)
-                    wx, wy, wz = px, py, pz
-                    rx, ry, rz = px, py, z - ribs_rise
-                else:
-                    px, py, pz = x, y, z
-                    rx, ry, rz = x, y, z
-                wall = cage(c, rx, ry, rz)
-                scale, jac = 1.0, 1.0
-                lx, ly, lz = px, py, pz
-                near = cage(c, px, py, pz) < 15.0
-                if near and breath_in:
-                    d, _, _ = lung_and_lobe(c, m, px, py, pz, grad)
-                    near = d < 15.0
-                    if near:
-                        gx, gy, gz = backward(m, x, y, z, px, py, pz, 1e-3, grad, work)
-                        lx, ly, lz = gx, gy, gz
-                        jac = det(grad)
-                        scale = jac ** (1 / 3)
-                if near:
-                    d, label, mass, gained, _ = _parcel(c, m, t, lx, ly, lz, h, grad)
-                    share = min(1.0, max(0.0, 0.5 - d * scale / h))
-                    if share > 0:
-                        rho[k, j, i] = (mass + gained) / jac if breath_in else mass
-                        cover[k, j, i] = share
-                        if share >= 0.5:
-                            lobes[k, j, i] = label
-                if cover[k, j, i] < 1.0:
-                    if breath_in and wall > 0:
-                        body[k, j, i] = body_hu(c, wall, px, py, rz, px, py, pz)
-                    else:
-                        body[k, j, i] = body_hu(c, wall, rx, ry, rz, px, py, pz)
+                    if outline(c, x / (1 + m.widen.max()), y / (1 + m.deepen.max())) > 8.0:
+                        continue
+                    wx, wy, wz = unstretch(m, x, y, z, wx + hx, wy, wz, grad)
+                    px, py, pz, rz = wx, wy, wz, z - ribs_rise
+                lx, ly, lz, jac = px, py, pz, 1.0
+                d, label, _ = lung_and_lobe(c, m, px, py, pz, grad)
+                if d < 15.0 and breath_in:
+                    lx, ly, lz = backward(m, x, y, z, px + ox, py + oy, pz + oz, 1e-3, grad, work)
+                    ox, oy, oz = lx - px, ly - py, lz - pz
+                    jac = det(grad)
+                    d, label, _ = lung_and_lobe(c, m, lx, ly, lz, grad)
+                share = min(1.0, max(0.0, 0.5 - d * jac ** (1 / 3) / h))
+                if share > 0:
+                    mass, gained = parcel(c, m, t, lx, ly, lz, h, grad)
+                    rho[k, j, i] = (mass + gained) / jac if breath_in else mass
+                    cover[k, j, i] = share
+                    if share >= 0.5:
+                        lobes[k, j, i] = label
+                if share < 1.0:
+                    body[k, j, i] = body_hu(c, cage(c, px, py, rz), px, py, rz, px, py, pz)
 
 
 @numba.njit(cache=True)
@@ -129,23 +118,39 @@ def draw_tubes(start, stop, r_start, r_stop, lobe_of, lobes, affine, out):
                     out[k, j, i] = max(out[k, j, i], value)
 
 
+@numba.njit(inline="always")
+def _with_tubes(own, dense, lumen):
+    """Density of lung with what runs through it."""
+    return (own + dense / FULL * max(0.0, DENSE - own)) * (1 - lumen / FULL)
+
+
+@numba.njit(parallel=True, cache=True)
+def tube_mass(rho, cover, dense, lumen):
+    """What vessels and airways add to the mass of the lungs, in (g/mL) x voxels."""
+    mass = np.zeros(rho.shape[0])
+    for k in numba.prange(rho.shape[0]):
+        for j in range(rho.shape[1]):
+            for i in range(rho.shape[2]):
+                own = rho[k, j, i]
+                mass[k] += cover[k, j, i] * (_with_tubes(own, dense[k, j, i], lumen[k, j, i]) - own)
+    return mass.sum()
+
+
 @numba.njit(parallel=True, cache=True)
 def mix(rho, cover, body, dense, lumen):
     """HU of each voxel into `rho`, from its lung, its surroundings, and the tubes through both.
 
-    Returns the mass of the lungs in g per (mm^3 of voxel) and their volume in voxels.
+    Returns the mass of the lungs in (g/mL) x voxels and their volume in voxels.
     """
     mass, volume = np.zeros(rho.shape[0]), np.zeros(rho.shape[0])
     for k in numba.prange(rho.shape[0]):
         for j in range(rho.shape[1]):
             for i in range(rho.shape[2]):
                 share = cover[k, j, i]
-                air = lumen[k, j, i] / FULL
-                own = rho[k, j, i]
-                own = (own + dense[k, j, i] / FULL * max(0.0, DENSE - own)) * (1 - air)
+                own = _with_tubes(rho[k, j, i], dense[k, j, i], lumen[k, j, i])
                 mass[k] += share * own
                 volume[k] += share
-                rest = (body[k, j, i] / 1000.0 + 1.0) * (1 - air)
+                rest = (body[k, j, i] / 1000.0 + 1.0) * (1 - lumen[k, j, i] / FULL)
                 rho[k, j, i] = 1000 * (share * own + (1 - share) * rest - 1)
     return mass.sum(), volume.sum()
 

@@ -25,7 +25,6 @@ class Shape(NamedTuple):
     height: float  # apex to the deepest recess
     half_width: float
     half_depth: float
-    power: float  # of the superellipse: 2 is an ellipse, more is boxier
     taper: float  # share of the height over which the apex rounds off
     midline: float  # x of the mediastinum
     waist: float  # half width of the mediastinum behind the great vessels
@@ -74,22 +73,23 @@ def cage(c, x, y, z):
     if t <= 0.004:
         return (0.004 - t) * c.height + 30.0
     u = 1 - min(t / c.taper, 1.0)
-    round_ = np.sqrt(1 - u**2.3)
+    round_ = np.sqrt(1 - u * u * np.sqrt(np.sqrt(u)))
     shoulder = 0.38 * c.half_width
     a = shoulder + (c.half_width - shoulder) * round_
     b = c.half_depth * round_
     yc = 0.30 * c.half_depth * u  # the apex lies a little to the back
     px, py = abs(x) / a, abs(y - yc) / b
-    n = c.power
-    r = (px**n + py**n) ** (1 / n)
-    if r < 1e-6:
+    # a superellipse of power 2.5: boxier than an ellipse, and powers of 1.5 and 2.5 are cheap
+    total = px * px * np.sqrt(px) + py * py * np.sqrt(py)
+    if total < 1e-9:
         return -min(a, b)
-    gx = (px / r) ** (n - 1) / a
-    gy = (py / r) ** (n - 1) / b
+    r = total**0.4
+    gx = (px / r) * np.sqrt(px / r) / a
+    gy = (py / r) * np.sqrt(py / r) / b
     # the slope along z, from how the radii shrink towards the apex
     gz = 0.0
     if u > 0:
-        drdz = 2.3 * u**1.3 / (2 * round_) / (c.taper * c.height)
+        drdz = 2.25 * u * np.sqrt(np.sqrt(u)) / (2 * round_) / (c.taper * c.height)
         gz = gx * px * (c.half_width - shoulder) * drdz + gy * py * c.half_depth * drdz
     return (r - 1) / np.sqrt(gx * gx + gy * gy + gz * gz)
 
@@ -97,8 +97,7 @@ def cage(c, x, y, z):
 @numba.njit(cache=True)
 def dome_height(c, side, x, y):
     """z of the diaphragm under one lung, and its slope."""
-    sx = abs(x - c.midline)
-    qx, qy = (sx - c.dome_x[side]) / c.dome_rx[side], (y - c.dome_y) / c.dome_ry
+    qx, qy = (abs(x) - c.dome_x[side]) / c.dome_rx[side], (y - c.dome_y) / c.dome_ry
     q = qx * qx + qy * qy
     zd = c.dome_z[side] - c.dome[side] * q
     slope = 2 * c.dome[side] * np.sqrt((qx / c.dome_rx[side]) ** 2 + (qy / c.dome_ry) ** 2)
@@ -119,8 +118,11 @@ def lung(c, side, x, y, z):
     """Distance to the surface of one lung."""
     sign = 1.0 if side == 1 else -1.0
     sx = sign * (x - c.midline)
+    inner = cage(c, x, y, z)
+    if inner > 20.0 or z < c.recess_z - 20.0:
+        return 20.0
     zd, slope = dome_height(c, side, x, y)
-    d = smooth_max(cage(c, x, y, z), (zd - z) / np.sqrt(1 + slope * slope), 5.0)
+    d = smooth_max(inner, (zd - z) / np.sqrt(1 + slope * slope), 5.0)
     t = (c.apex_z - z) / c.height
     front = np.exp(-(((y + 0.1 * c.half_depth) / (0.55 * c.half_depth)) ** 2))
     w = 6.0 + (c.waist - 6.0) * front + 8.0 * max(0.0, 1 - t / 0.25)
@@ -138,7 +140,6 @@ def lung(c, side, x, y, z):
         8.0,
     )
     d = smooth_max(d, c.spine_radius + 3.0 - np.hypot(x, y - c.spine_y), 8.0)
-    d = smooth_max(d, 4.0 - sign * x, 4.0)
     d = smooth_max(d, 1.5 - aorta(c, x, y, z), 6.0)
     if c.remnant[side, 3] > 0:
         r = np.sqrt(
@@ -206,7 +207,7 @@ def lobe(c, m, side, x, y, z, grad):
 @numba.njit(cache=True)
 def lung_and_lobe(c, m, x, y, z, grad):
     """Distance to the nearer lung's surface, the lobe label as if inside, distance to its fissure."""
-    side = 1 if x > 0.5 * c.midline else 0
+    side = 1 if x > c.midline else 0
     d = lung(c, side, x, y, z)
     label, fissure = 0, 1e3
     if d < 6.0:
@@ -228,15 +229,22 @@ def lobes_at(c, m, points):
 
 
 @numba.njit(cache=True)
+def outline(c, x, y):
+    """Distance to the skin."""
+    width, depth = c.half_width + c.wall + c.fat, c.half_depth + c.wall + c.fat
+    px, py = abs(x) / width, abs(y - 4.0) / (depth + 4.0)
+    r = (px * px * np.sqrt(px) + py * py * np.sqrt(py)) ** 0.4
+    return (r - 1) * depth
+
+
+@numba.njit(cache=True)
 def body_hu(c, d_cage, x, y, z, fx, fy, fz):
     """HU outside the lungs and their tubes.
 
     ``(fx, fy, fz)`` is where the matter was at expiration when it follows the diaphragm and the heart;
     ``(x, y, z)`` when it follows the ribs, which move less. `d_cage` belongs to the latter.
     """
-    ow, od = c.half_width + c.wall + c.fat, c.half_depth + c.wall + c.fat
-    r = ((abs(x) / ow) ** 2.3 + (abs(y - 4.0) / (od + 4.0)) ** 2.3) ** (1 / 2.3)
-    skin = (r - 1) * od
+    skin = outline(c, x, y)
     if skin > 0:
         return -1000.0
     s = np.hypot(x, y - c.spine_y)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,10 +22,10 @@ _LEFT_OBLIQUE = (0.460, -0.029, 1.249, 0.668, 0.407, 0.517, -1.982, -3.595, -2.9
 _RIGHT_OBLIQUE = (0.427, -0.044, 0.996, 0.194, 0.245, 0.173, 1.317, -0.864, 1.633, -3.136)
 _HORIZONTAL = (0.508, -0.006, 0.134, 0.489, 0.862, 0.885, 1.759, 1.858, 1.783, 2.081)
 # The outline here is simpler than a real lung: raised so much, the lobes have their published mean shares.
-_RAISE_RIGHT, _RAISE_HORIZONTAL = 0.03, 0.05
+_RAISE_RIGHT, _RAISE_HORIZONTAL = 0.045, 0.055
 _FISSURE_SD = {"left": 0.094, "right": 0.067, "horizontal": 0.059}
 
-WAVES = 24
+WAVES = 20
 SAMPLE_MM = 4.0
 VESSEL_STEP_MM = 8.0
 AIRWAY_STEP_MM = 20.0
@@ -40,12 +41,14 @@ class Tubes:
     radius: Floats
     lobe: NDArray[np.int64]
 
-    def __add__(self, other: Tubes) -> Tubes:
-        return Tubes(
-            np.concatenate([self.ends, other.ends]),
-            np.concatenate([self.radius, other.radius]),
-            np.concatenate([self.lobe, other.lobe]),
-        )
+
+def join(parts: Sequence[Tubes]) -> Tubes:
+    """All branches of several sets."""
+    return Tubes(
+        np.concatenate([p.ends for p in parts]),
+        np.concatenate([p.radius for p in parts]),
+        np.concatenate([p.lobe for p in parts]),
+    )
 
 
 @dataclass(frozen=True)
@@ -64,21 +67,28 @@ class Subject:
 
 def draw_subject(case: CaseSettings, rng: np.random.Generator) -> Subject:
     """One subject of a case."""
-    shape = _draw_shape(case, rng)
-    motion = _draw_motion(case, shape, rng)
-    shape = _with_boxes(shape, motion)
-    points = fill_lungs(shape, motion)
-    labels, pleura, _ = lobes_at(shape, motion, points)
-    points, labels = points[labels > 0], labels[labels > 0]
+    shape, motion, points, labels = draw_body(case, rng)
     motion, tissue = _draw_tissue(case, shape, motion, points, labels, rng)
     vessels, airways = _draw_trees(shape, motion, rng)
     return Subject(shape, motion, tissue, vessels, airways, float(rng.uniform(4, 9)), points, labels)
 
 
-def fill_lungs(shape: Shape, motion: Motion, step: float = SAMPLE_MM) -> Floats:
+def draw_body(
+    case: CaseSettings, rng: np.random.Generator
+) -> tuple[Shape, Motion, Floats, NDArray[np.uint8]]:
+    """Outline and breath of a subject, and a grid of points in the lungs with their lobes."""
+    shape = _draw_shape(case, rng)
+    motion = _draw_motion(case, shape, rng)
+    shape = _with_boxes(shape, motion)
+    points = _fill_box(shape)
+    labels = lobes_at(shape, motion, points)[0]
+    return shape, motion, points[labels > 0], labels[labels > 0]
+
+
+def _fill_box(shape: Shape) -> Floats:
     """A grid of points over the box of both lungs at expiration."""
     low, high = _lung_box(shape)
-    axes = [np.arange(a, b, step) for a, b in zip(low, high, strict=True)]
+    axes = [np.arange(a, b, SAMPLE_MM) for a, b in zip(low, high, strict=True)]
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
 
 
@@ -95,7 +105,7 @@ def _vary(rng: np.random.Generator, mean: float, share: float) -> float:
 def _fissure(rng: np.random.Generator, mean: tuple[float, ...], sd: float, lift: float = 0.0) -> Floats:
     """A fissure of one person: the mean surface, raised and tilted within the published spread."""
     c = np.array(mean)
-    c[0] += lift + np.clip(rng.normal(), -1.8, 1.8) * sd * 0.4
+    c[0] += lift + np.clip(rng.normal(), -1.8, 1.8) * sd * 0.35
     c[1:3] += np.clip(rng.normal(size=2), -1.8, 1.8) * sd * 1.2
     c[3:6] += np.clip(rng.normal(size=3), -1.8, 1.8) * sd * 1.5
     return c
@@ -119,7 +129,6 @@ def _draw_shape(case: CaseSettings, rng: np.random.Generator) -> Shape:
         height=height,
         half_width=half_width,
         half_depth=half_depth,
-        power=rng.uniform(2.2, 2.6),
         taper=rng.uniform(0.55, 0.68),
         midline=shift,
         waist=24 * size,
@@ -158,7 +167,7 @@ def _draw_motion(case: CaseSettings, shape: Shape, rng: np.random.Generator) -> 
     widen = np.full(2, rng.uniform(*case.widen))
     deepen = np.full(2, rng.uniform(*case.deepen))
     if case.collapsed_left:
-        descent[1], widen[1], deepen[1] = 4.0, 0.01, 0.01
+        descent[1], widen[1], deepen[1] = 3.0, 0.25 * widen[0], 0.2 * deepen[0]
     wave_k, wave_phase = random_waves(rng, WAVES, rng.uniform(18, 26))
     amp = rng.normal(size=(WAVES, 3)) * case.ripple_mm * np.sqrt(2 / WAVES)
     return Motion(
@@ -183,10 +192,10 @@ def _draw_motion(case: CaseSettings, shape: Shape, rng: np.random.Generator) -> 
 def _with_boxes(shape: Shape, motion: Motion) -> Shape:
     """The boxes of the stretched lungs, in which the fissures are given."""
     whole = shape._replace(remnant=np.zeros((2, 4)))
-    points = fill_lungs(shape, motion)
+    points = _fill_box(shape)
     inside = points[lobes_at(whole, motion, points)[0] > 0]
     moved = stretch_points(motion, inside)
-    left = inside[:, 0] > 0.5 * shape.midline
+    left = inside[:, 0] > shape.midline
     sides = [moved[~left], moved[left]]
     return shape._replace(
         lung_low=np.stack([s.min(axis=0) for s in sides]) - SAMPLE_MM / 2,
@@ -232,7 +241,7 @@ def _draw_tissue(
 
     flow_k, flow_phase = random_waves(rng, WAVES, rng.uniform(12, 20))
     dense_k, dense_phase = random_waves(rng, WAVES, rng.uniform(8, 14))
-    column = list(zip(*rows, strict=True)) if rows else [[]] * 6
+    column = [[row[n] for row in rows] for n in range(6)]
     tissue = Tissue(
         dry=_vary(rng, 0.105, 0.08),
         blood=_vary(rng, 0.125, 0.08),
@@ -273,9 +282,10 @@ def _hilum(shape: Shape, side: float) -> Floats:
 
 
 def _draw_trees(shape: Shape, motion: Motion, rng: np.random.Generator) -> tuple[Tubes, Tubes]:
-    vessels, airways = [], []
+    vessels: list[Tubes] = []
+    airways: list[Tubes] = []
     carina = np.array([shape.midline * 0.6, 8.0, _hilum(shape, 1)[2] + 22.0])
-    trachea = np.array([carina, carina + (0, -14.0, 180.0)])
+    trachea = np.array([carina, carina + np.array([0, -14.0, 180.0])])
     airways.append(Tubes(trachea[None], np.array([8.0]), np.array([0])))
     for side in (-1.0, 1.0):
         root = _hilum(shape, side)
@@ -293,16 +303,11 @@ def _draw_trees(shape: Shape, motion: Motion, rng: np.random.Generator) -> tuple
                 mine = seeds[(labels == label) & room]
                 if len(mine) < 3:
                     continue
-                root = _hilum(shape, 1.0 if label < 3 else -1.0) + (0, 5.0 * copy, -6.0 * copy)
+                root = _hilum(shape, 1.0 if label < 3 else -1.0) + np.array([0, 5.0 * copy, -6.0 * copy])
                 branches, ends = grow(mine, root)
-                thick = radius * ends**power
+                thick = radius * ends.astype(float) ** power
                 out.append(Tubes(branches, thick, np.full(len(ends), label)))
-    total_v, total_a = vessels[0], airways[0]
-    for t in vessels[1:]:
-        total_v = total_v + t
-    for t in airways[1:]:
-        total_a = total_a + t
-    return total_v, total_a
+    return join(vessels), join(airways)
 
 
 def at_inspiration(tubes: Tubes, motion: Motion, excess: Floats) -> tuple[Floats, Floats]:
