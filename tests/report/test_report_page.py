@@ -222,8 +222,19 @@ class TestNumbers:
         metrics.loc[where, ["ci_low", "ci_high", "qc"]] = [20.04, 24.96, "WARN SPACING_EXP"]
         row = build_page(replace(case, metrics=metrics))["lobes"]["rows"][0]
         assert row["cells"][4]["interval"] == "20.0 to 25.0"
-        assert row["cells"][4]["mark"] == "*"
-        assert row["cells"][7]["mark"] == ""
+        assert row["cells"][4]["mark"]
+        assert not row["cells"][7]["mark"]
+
+    def test_marks_stand_once(self, case):
+        metrics = case.metrics.copy()
+        column = metrics["metric"] == "perfusion_defect_pct"
+        row = metrics["region"] == "left"
+        metrics.loc[column | row, "qc"] = "WARN SOMETHING"
+        table = build_page(replace(case, metrics=metrics))["lobes"]
+        assert [n for n, marked in enumerate(table["marks"]) if marked] == [9]
+        assert [r["region"] for r in table["rows"] if r["mark"]] == ["left"]
+        assert not any(c["mark"] for r in table["rows"] for c in r["cells"])
+        assert table["marked"]
 
     def test_mass_change_beyond_two_standard_errors(self, case):
         """Half of the lung at three standard errors, half at one."""

@@ -153,9 +153,17 @@ class TestSurfaces:
     def test_views_look_where_they_say(self, view, sight):
         """From the front one looks to the back; the seen half of the ball faces the viewer."""
         surface = find_surface(soft_mask(ball()), VIEWS[view])
-        np.testing.assert_allclose(surface.sight, sight, atol=1e-9)
+        np.testing.assert_allclose(VIEWS[view].directions[2], sight)
         middle = surface.points[surface.points.shape[0] // 2, surface.points.shape[1] // 2]
         np.testing.assert_allclose(middle, np.array((10.0, -20.0, 30.0)) - 40 * np.array(sight), atol=2.0)
+
+    def test_inward_is_towards_the_middle_of_a_ball(self):
+        for view in VIEWS:
+            surface = find_surface(soft_mask(ball()), view)
+            seen = np.isfinite(surface.points[..., 0])
+            towards = (10.0, -20.0, 30.0) - surface.points[seen]
+            cosine = (towards * surface.inward[seen]).sum(axis=1) / np.linalg.norm(towards, axis=1)
+            assert np.percentile(cosine, 5) > 0.98
 
     def test_screen_directions(self):
         """Left to right on the screen: to the patient's left, right, front (right side), back (left side)."""

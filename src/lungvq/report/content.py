@@ -206,8 +206,26 @@ def _scans(result: CaseResult) -> dict[str, Any]:
     rows += [("SHA-256", [f"{scan.sha256[:16]}…" if scan.sha256 else MISSING for scan in result.scans])]
     return {
         "roles": [scan.role for scan in result.scans],
-        "rows": [(key.replace("_", " "), values) for key, values in rows],
+        "rows": [(_fact_title(key), values) for key, values in rows],
     }
+
+
+_UNITS = {"mm": "mm", "hu": "HU", "ml": "mL", "s": "s", "kv": "kV", "ma": "mA"}
+
+
+def _fact_title(key: str) -> str:
+    """The name of a fact in words, its unit set off: ``air_hu`` becomes ``Air, HU``.
+
+    Examples
+    --------
+    >>> _fact_title("spacing_mm"), _fact_title("hu_min"), _fact_title("SHA-256")
+    ('Spacing, mm', 'HU min', 'SHA-256')
+    """
+    words = [_UNITS.get(word, word) if word == "hu" else word for word in key.split("_")]
+    if len(words) > 1 and words[-1].lower() in _UNITS:
+        words[-2:] = [f"{words[-2]}, {_UNITS[words[-1].lower()]}"]
+    title = " ".join(words)
+    return title[:1].upper() + title[1:]
 
 
 def _plain(value: Any) -> str:
@@ -216,6 +234,8 @@ def _plain(value: Any) -> str:
         return MISSING
     if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"
+    if isinstance(value, int | np.integer):
+        return str(value).replace("-", "\N{MINUS SIGN}")
     if isinstance(value, float | np.floating):
         return f"{value:.4g}".replace("-", "\N{MINUS SIGN}") if math.isfinite(value) else MISSING
     if isinstance(value, Mapping):
@@ -305,7 +325,7 @@ class _Numbers:
             return self.value(region, "volume_insp_ml") - self.value(region, "volume_exp_ml")
         return float(self.row(region, metric)[0])
 
-    def cell(self, region: str, column: Column, hidden: bool) -> dict[str, str]:
+    def cell(self, region: str, column: Column, hidden: bool) -> dict[str, Any]:
         """One table cell: text, its 95 % interval, and whether a warning touches it."""
         value, (_, low, high, qc) = self.value(region, column.metric), self.row(region, column.metric)
         if column.per_volume:
@@ -315,7 +335,7 @@ class _Numbers:
         return {
             "text": MISSING if hidden else number(value, column.digits),
             "interval": f"{number(low, column.digits)} to {number(high, column.digits)}" if known else "",
-            "mark": "*" if qc.startswith(("WARN", "FAIL")) and not hidden else "",
+            "mark": qc.startswith(("WARN", "FAIL")) and not hidden,
         }
 
 
@@ -350,10 +370,33 @@ def _region_table(result: CaseResult) -> dict[str, Any]:
         "groups": groups,
         "starts": [n == 0 or c.group != LOBE_COLUMNS[n - 1].group for n, c in enumerate(LOBE_COLUMNS)],
         "columns": [(c.title, c.unit) for c in LOBE_COLUMNS],
+        "marked": any(cell["mark"] for row in rows for cell in row["cells"]),
+        "marks": _gather_marks(rows),
         "rows": rows,
         "sums": _sums(result, numbers, lobes),
-        "marked": any(cell["mark"] for row in rows for cell in row["cells"]),
     }
+
+
+def _gather_marks(rows: list[dict[str, Any]]) -> list[bool]:
+    """Move marks to where they stand once: to a column's heading if all its numbers are marked, else a row's.
+
+    Returns
+    -------
+    list of bool
+        Which columns are marked; ``row["mark"]`` is set, and the cells' marks that this says are cleared.
+    """
+
+    def all_marked(cells: list[dict[str, Any]]) -> bool:
+        numbers = [cell for cell in cells if cell["text"] != MISSING]
+        return bool(numbers) and all(cell["mark"] for cell in numbers)
+
+    columns = [all_marked(list(cells)) for cells in zip(*(row["cells"] for row in rows), strict=True)]
+    for row in rows:
+        others = [cell for cell, marked in zip(row["cells"], columns, strict=True) if not marked]
+        row["mark"] = all_marked(others)
+        for cell, marked in zip(row["cells"], columns, strict=True):
+            cell["mark"] = cell["mark"] and not marked and not row["mark"]
+    return columns
 
 
 def _region_withheld(result: CaseResult, region: str) -> bool:
@@ -388,7 +431,7 @@ def _sums(result: CaseResult, numbers: _Numbers, lobes: list[str]) -> list[str]:
 def _zone_table(result: CaseResult) -> dict[str, Any]:
     """Thirds by height, right and left side by side as on the pictures."""
     numbers = _Numbers(result)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for part in ("upper", "middle", "lower", ""):
         cells = []
         for side in ("right", "left"):
@@ -401,6 +444,7 @@ def _zone_table(result: CaseResult) -> dict[str, Any]:
         rows.append({"title": part.capitalize() or "Whole lung", "total": not part, "cells": cells})
     return {
         "columns": [(c.title, c.unit) for c in ZONE_COLUMNS],
+        "marks": _gather_marks(rows),
         "rows": rows,
         "definition": ZONE_DEF,
     }

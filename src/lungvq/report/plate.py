@@ -39,6 +39,7 @@ __all__ = [
 _INK = (0.93, 0.94, 0.95)
 FAINT = (0.62, 0.66, 0.70)
 _PAPER = (0.055, 0.065, 0.078)  # the plates are dark, as on a reading screen
+_GREYS = 64  # steps of the CT window: finer ones drown in noise, and double the size of a file
 _SAMPLE = 4e6  # voxels are plenty for the mean that sets a colour scale
 _HALO = withStroke(linewidth=3, foreground=(*_PAPER, 0.75))  # words stay readable on bright bone
 
@@ -183,6 +184,7 @@ def _mean(volume: Volume | None, lungs: Volume) -> float:
 def grey(hu: np.ndarray, level: float = -600.0, width: float = 1500.0) -> NDArray[np.float32]:
     """CT numbers through a window, as grey RGB, 0 to 1, shape (..., 3)."""
     share = np.clip((np.nan_to_num(hu, nan=-1000.0) - level) / width + 0.5, 0, 1)
+    share = np.rint(share * _GREYS) / _GREYS
     return np.repeat(share[..., None], 3, axis=-1).astype(np.float32)
 
 

@@ -41,6 +41,13 @@ class View:
         turned = turned[::-1, ::-1] if self.mirrored else turned[::-1]
         return turned[..., ::-1] if self.against else turned
 
+    @property
+    def directions(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Right on the screen, up on the screen, and along the sight, LPS."""
+        x, y, z = np.eye(3)
+        right, sight = (x, y) if self.axis == 1 else (y, x)
+        return (-right if self.mirrored else right), z, (-sight if self.against else sight)
+
 
 # From the front the patient's right is on the viewer's left; from behind it is on the viewer's right.
 VIEWS = (
@@ -59,8 +66,8 @@ class Surface:
     ----------
     points : ndarray, shape (rows, columns, 3)
         Where the lines of sight meet the surface, LPS mm; NaN beside the lungs.
-    sight : ndarray, shape (3,)
-        Direction of sight, LPS.
+    inward : ndarray, shape (rows, columns, 3)
+        Direction from the surface into the lung, at right angles to it, LPS.
     light : ndarray, shape (rows, columns)
         Brightness, about 0.5 to 1.1.
     cover : ndarray, shape (rows, columns)
@@ -70,7 +77,7 @@ class Surface:
     """
 
     points: NDArray[np.float32]
-    sight: NDArray[np.float64]
+    inward: NDArray[np.float32]
     light: NDArray[np.float32]
     cover: NDArray[np.float32]
     spacing: float
@@ -129,10 +136,11 @@ def find_surface(mask: Volume, view: View) -> Surface:
     along = soft.shape[2] - 1 - depth if view.against else depth
     index = np.stack([k, along, across] if view.axis == 1 else [k, across, along], axis=-1).astype(float)
     points = np.where(inside[..., None], mask.grid.world(index), np.nan)
-    step = mask.affine[:3, view.axis] * (-1 if view.against else 1)
+    right, up, sight = view.directions
+    inward = -(normal[..., :1] * right + normal[..., 1:2] * up - normal[..., 2:] * sight)
     return Surface(
         points.astype(np.float32),
-        step / np.linalg.norm(step),
+        inward.astype(np.float32),
         light.astype(np.float32),
         cover.astype(np.float32),
         mask.spacing[0],
@@ -142,11 +150,11 @@ def find_surface(mask: Volume, view: View) -> Surface:
 def mean_beneath(surface: Surface, volume: Volume, depth_mm: float = DEPTH_MM) -> NDArray[np.float32]:
     """The mean of a map along the first `depth_mm` under the surface; NaN where nothing is defined there."""
     inside = np.isfinite(surface.points[..., 0])
-    start = surface.points[inside]
+    start, inward = surface.points[inside], surface.inward[inside]
     total = np.zeros(len(start), np.float32)
     count = np.zeros(len(start), np.float32)
     for d in np.arange(1.0, depth_mm, 2.0):
-        values = volume.sample(start + d * surface.sight)
+        values = volume.sample(start + d * inward)
         defined = np.isfinite(values)
         total[defined] += values[defined]
         count += defined
@@ -160,7 +168,7 @@ def lobe_borders(surface: Surface, lobes: Volume) -> list[NDArray[np.float64]]:
     inside = np.isfinite(surface.points[..., 0])
     labels = np.zeros(inside.shape, np.uint8)
     # A little under the surface, where the blurred mask and the labels agree.
-    nearest = np.rint(lobes.grid.index(surface.points[inside] + 4.0 * surface.sight)).astype(int)
+    nearest = np.rint(lobes.grid.index(surface.points[inside] + 4.0 * surface.inward[inside])).astype(int)
     nearest = np.clip(nearest, 0, np.array(lobes.shape) - 1)
     labels[inside] = lobes.array[tuple(nearest.T)]
     known = gaussian_filter((labels > 0).astype(np.float32), 1.5)
