@@ -1,0 +1,59 @@
+# Every target makes its own environment, .venv, from a bare python3 with venv; nothing else is needed.
+# `make PYTHON=python3.12 test` chooses another interpreter, `make TESTS=tests/io test` a part of the tests.
+
+PYTHON ?= python3
+TESTS ?=
+# Two processes, one compiled loop each: on two cores faster than one process with two threads.
+PYTEST ?= NUMBA_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile
+
+.PHONY: demo test test-integration lint types layers docs check format lock clean
+
+demo: .venv/ready  ## a phantom through the whole pipeline, to a report
+	.venv/bin/lungvq demo -o demo-output
+
+test: .venv/ready  ## all tests that need nothing but Python
+	$(PYTEST) $(TESTS)
+
+test-integration: .venv/ready  ## tests that need a browser; installs one where it may
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+		&& apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium >/dev/null; } \
+		|| echo "no chromium, and it cannot be installed from here: tests that need it will be skipped"
+	.venv/bin/python -m pytest -m integration $(TESTS)
+
+lint: .venv/ready
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+
+types: .venv/ready
+	.venv/bin/mypy
+
+layers: .venv/ready
+	.venv/bin/lint-imports
+
+docs: .venv/ready  ## the site, then every command and example in it
+	.venv/bin/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	.venv/bin/python docs/run_examples.py
+
+check: lint types layers  ## what can be said without running anything
+
+format: .venv/ready
+	.venv/bin/ruff check --fix
+	.venv/bin/ruff format
+
+.venv/ready: requirements-dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+		echo "lungvq needs Python 3.11, 3.12 or 3.13; choose one with: make PYTHON=python3.x ..."; exit 1; }
+	@.venv/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv || { \
+		echo "python3 cannot make environments; on Debian: apt install python3-venv"; exit 1; }
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.lock
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+lock:  ## pin the newest releases that fit; the one target that needs uv
+	{ echo "# Made by make lock, for Python 3.11 to 3.13 on Linux, macOS and Windows."; \
+		uv pip compile --quiet --universal --python-version 3.11 --group dev --no-header --no-annotate \
+		--no-emit-index-url pyproject.toml; } > requirements-dev.lock
+
+clean:
+	rm -rf .venv demo-output build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests docs -name __pycache__ -type d -prune -exec rm -rf {} +
