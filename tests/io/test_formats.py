@@ -121,6 +121,13 @@ def test_what_simpleitk_writes_is_read_the_same(tmp_path, suffix):
     assert scan.findings == ()
 
 
+def test_what_was_read_outlives_its_file(tmp_path):
+    io.write(chest(), tmp_path / "a.nii")
+    scan = io.read(tmp_path / "a.nii")
+    (tmp_path / "a.nii").write_bytes(b"")  # a map of the file would crash here
+    np.testing.assert_array_equal(scan.volume.array, chest().array)
+
+
 @pytest.mark.parametrize("suffix", ["mhd", "nhdr"])
 def test_headers_with_values_in_another_file(tmp_path, suffix):
     image = sitk.GetImageFromArray(chest().array)
@@ -343,6 +350,42 @@ def test_pictures_and_time_series(tmp_path):
         sitk.GetImageFromArray(np.zeros((5, 12, 14, 16), np.int16), isVector=False), str(tmp_path / "d.nrrd")
     )
     refused(tmp_path / "d.nrrd", "5 volumes in one file")
+
+
+def test_a_fourth_axis_of_length_one_is_no_time_series(tmp_path):
+    save_nifti(tmp_path / "a.nii", RAS, values=chest().array.T[..., None])
+    image = sitk.GetImageFromArray(chest().array[None], isVector=False)
+    sitk.WriteImage(image, str(tmp_path / "b.nrrd"))
+    sitk.WriteImage(image, str(tmp_path / "c.mha"))
+    for name in ("a.nii", "b.nrrd", "c.mha"):
+        np.testing.assert_array_equal(io.read(tmp_path / name).volume.array, chest().array)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.float64])
+def test_any_type_of_number_becomes_int16(tmp_path, dtype):
+    unsigned = np.dtype(dtype).kind == "u"
+    values = (
+        np.clip((chest().array + 1024.0) / 8, 0, 255).astype(dtype)
+        if unsigned
+        else chest().array.astype(dtype)
+    )
+    slope = {"scl_slope": 8, "scl_inter": -1024} if unsigned else {}
+    scan = io.read(save_nifti(tmp_path / "a.nii", RAS, values=values.T, **slope))
+    assert scan.volume.array.dtype == np.int16
+    assert np.abs(scan.volume.array - chest().array.astype(int)).max() < (8 if unsigned else 1)
+
+
+@pytest.mark.parametrize("dtype", [np.complex64, [("R", "u1"), ("G", "u1"), ("B", "u1")]])
+def test_values_that_are_no_single_numbers(tmp_path, dtype):
+    path = save_nifti(tmp_path / "a.nii", RAS, values=np.zeros((16, 14, 12), dtype))
+    refused(path, "expected one number per voxel")
+
+
+def test_values_beyond_int16_are_clipped(tmp_path):
+    values = chest().array.astype(np.float32)
+    values[0, 0, :2] = 1e6, -1e6
+    io.write(Volume(values, rotated()), tmp_path / "a.nii")
+    assert io.read(tmp_path / "a.nii").volume.array[0, 0, :2].tolist() == [32767, -32768]
 
 
 def test_a_vector_field_is_not_a_scan(tmp_path):

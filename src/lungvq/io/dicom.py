@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
+from lungvq.errors import InputError
 from lungvq.findings import Finding, passed, warn
 
 __all__ = ["Refusal", "Stack", "arrange", "facts_of", "find_series", "looks_like_dicom", "pixels"]
@@ -105,13 +106,21 @@ def find_series(path: Path) -> tuple[dict[str, list[Dataset]], list[Path]]:
         Headers without pixels, by Series Instance UID; objects without pixels are left out.
     damaged : list of Path
         Files that say they are DICOM and cannot be parsed.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be opened at all.
     """
     files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
     series: dict[str, list[Dataset]] = defaultdict(list)
     damaged = []
     for file in files:
-        with file.open("rb") as stream:
-            head = stream.read(1024)
+        try:
+            with file.open("rb") as stream:
+                head = stream.read(1024)
+        except OSError as error:
+            raise InputError(f"{file}: cannot be read ({error.strerror})") from None
         if not looks_like_dicom(head):
             continue
         try:

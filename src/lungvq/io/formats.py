@@ -145,7 +145,7 @@ def _load_nifti(path: Path) -> Stored:
             LoggingOutputSuppressor(),
             warnings.catch_warnings(action="ignore"),
         ):
-            stored = _parse_nifti(path, stream)
+            stored = _parse_nifti(path, stream, packed)
             while stream.read(_BLOCK):  # to the end: gzip's checksum comes last
                 pass
     except PermissionError:
@@ -157,7 +157,7 @@ def _load_nifti(path: Path) -> Stored:
     return stored
 
 
-def _parse_nifti(path: Path, stream: Any) -> Stored:
+def _parse_nifti(path: Path, stream: Any, packed: bool) -> Stored:
     first = stream.read(4)
     stream.seek(0)
     kind = (
@@ -181,7 +181,9 @@ def _parse_nifti(path: Path, stream: Any) -> Stored:
     if header["sform_code"] == 0 and not (np.isfinite(spacing) & (spacing > 0)).all():
         raise InputError(f"{path}: the header's spacing is zero, negative or not a number")
     affine, findings = _nifti_affine(path, image)
-    array = np.asanyarray(proxy.get_unscaled())
+    array = np.array(
+        proxy.get_unscaled(), order="K", copy=None if packed else True
+    )  # never a map of the file
     array = array.reshape((*size[:3], *([components] if components > 1 else [])), order="F")
     array = array.transpose(2, 1, 0, *range(3, array.ndim))
     return Stored(_native(array), affine, "nifti", float(proxy.slope), float(proxy.inter), findings)

@@ -95,7 +95,7 @@ def hu_from_stored(
     hu = np.empty(stored.shape, np.int16)
     unusable = 0
     for plane, target in zip(stored, hu, strict=True):
-        values = plane * np.float64(slope) + np.float64(intercept)
+        values = plane if (slope, intercept) == (1, 0) else plane * np.float64(slope) + np.float64(intercept)
         unusable += values.size - int(np.count_nonzero(np.isfinite(values)))
         if not unusable:
             target[...] = np.clip(np.rint(values), _INT16.min, _INT16.max)
