@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numba
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from lungvq.volume import Volume
@@ -60,26 +59,70 @@ def coarsen(ct: Volume, target_mm: float) -> Volume:
     return Volume(array, affine)
 
 
-def distance_to(mask: NDArray[np.bool_], spacing: tuple[float, float, float]) -> NDArray[np.float32]:
-    """Distance in mm from every voxel to the nearest voxel of `mask`; 0 inside, infinite without any."""
-    if not mask.any():
-        return np.full(mask.shape, np.inf, np.float32)
-    image = sitk.GetImageFromArray(mask.astype(np.uint8))
-    image.SetSpacing(spacing[::-1])
-    signed = sitk.SignedMaurerDistanceMap(image, squaredDistance=False, useImageSpacing=True)
-    distance: NDArray[np.float32] = np.maximum(sitk.GetArrayFromImage(signed), 0)
+@numba.njit(parallel=True, cache=True)
+def _distance(mask, spacing, reach):
+    """Exact distance to `mask` where it is at most `reach`, else infinite: one axis after the other."""
+    nz, ny, nx = mask.shape
+    sz, sy, sx = spacing
+    far = np.float32(reach * reach * 1.0001 + 1e-6)
+    out = np.empty(mask.shape, np.float32)
+    wide = int(reach / sy)
+    for k in numba.prange(nz):
+        row = np.empty((ny, nx), np.float32)
+        some = np.zeros(ny, np.bool_)
+        for j in range(ny):
+            since = 1e9
+            for i in range(nx):
+                since = 0.0 if mask[k, j, i] else since + sx
+                row[j, i] = since
+                some[j] |= mask[k, j, i]
+            since = 1e9
+            for i in range(nx - 1, -1, -1):
+                since = 0.0 if mask[k, j, i] else since + sx
+                d = min(row[j, i], since)
+                row[j, i] = d * d
+        for j in range(ny):
+            for i in range(nx):
+                out[k, j, i] = np.inf
+            for other in range(max(0, j - wide), min(ny, j + wide + 1)):
+                if some[other]:
+                    step = np.float32(((other - j) * sy) ** 2)
+                    for i in range(nx):
+                        out[k, j, i] = min(out[k, j, i], row[other, i] + step)
+    tall = int(reach / sz)
+    for j in numba.prange(ny):
+        plane = np.empty((nz, nx), np.float32)
+        for k in range(nz):
+            for i in range(nx):
+                plane[k, i] = out[k, j, i]
+        for k in range(nz):
+            for other in range(max(0, k - tall), min(nz, k + tall + 1)):
+                step = np.float32(((other - k) * sz) ** 2)
+                for i in range(nx):
+                    out[k, j, i] = min(out[k, j, i], plane[other, i] + step)
+            for i in range(nx):
+                d = out[k, j, i]
+                out[k, j, i] = np.sqrt(d) if d <= far else np.inf
+    return out
+
+
+def distance_to(
+    mask: NDArray[np.bool_], spacing: tuple[float, float, float], reach: float
+) -> NDArray[np.float32]:
+    """Distance in mm from each voxel centre to the nearest one of `mask`, infinite beyond `reach` mm."""
+    distance: NDArray[np.float32] = _distance(np.ascontiguousarray(mask), spacing, float(reach))
     return distance
 
 
 def dilate(mask: NDArray[np.bool_], radius: float, spacing: tuple[float, float, float]) -> NDArray[np.bool_]:
     """All voxels within `radius` mm of `mask`."""
-    grown: NDArray[np.bool_] = distance_to(mask, spacing) <= radius
+    grown: NDArray[np.bool_] = distance_to(mask, spacing, radius) <= radius
     return grown
 
 
 def erode(mask: NDArray[np.bool_], radius: float, spacing: tuple[float, float, float]) -> NDArray[np.bool_]:
     """The voxels of `mask` farther than `radius` mm from its complement; the image border does not erode."""
-    core: NDArray[np.bool_] = distance_to(~mask, spacing) > radius
+    core: NDArray[np.bool_] = distance_to(~mask, spacing, radius) > radius
     return core
 
 
@@ -93,8 +136,8 @@ def signed_distance(
 ) -> NDArray[np.float32]:
     """Distance in mm to the surface of `mask`, positive inside, clipped at `reach`."""
     half = float(np.mean(spacing)) / 2
-    outside = np.minimum(distance_to(mask, spacing), reach + half)
-    inside = np.minimum(distance_to(~mask, spacing), reach + half)
+    outside = np.minimum(distance_to(mask, spacing, reach + half), reach + half)
+    inside = np.minimum(distance_to(~mask, spacing, reach + half), reach + half)
     result: NDArray[np.float32] = np.where(mask, inside - half, half - outside)
     return result
 

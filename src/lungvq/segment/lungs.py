@@ -86,9 +86,8 @@ def _padding(array: NDArray[np.float32]) -> Mask:
 
 def _outside_air(array: NDArray[np.float32], padding: Mask) -> Mask:
     """Nearly pure air that reaches the left, right, front or back border of the field of view."""
-    seen = np.broadcast_to(~padding, array.shape).astype(np.float32)
-    weight = np.maximum(ndimage.uniform_filter(seen, 3), 1e-3)
-    smooth = ndimage.uniform_filter(array * seen, 3) / weight
+    seen = (~padding).astype(np.float32)
+    smooth = ndimage.uniform_filter(array * seen, 3) / np.maximum(ndimage.uniform_filter(seen, 3), 1e-3)
     edge = ~padding & ~ndimage.binary_erosion(~padding)
     rim = smooth[:, edge]
     # A border that runs through lung must not pass for air.
@@ -291,7 +290,7 @@ def _part_touching(own: Mask, coarse: Volume, midline_mm: float) -> NDArray[np.i
     share = float((x > midline_mm).mean())
     if own.sum() * coarse.voxel_ml < 200 or not 0.1 < share < 0.9:
         return own.astype(np.int32)
-    distance = distance_to(~np.pad(own, 1), coarse.spacing)[1:-1, 1:-1, 1:-1]
+    distance = distance_to(~np.pad(own, 1), coarse.spacing, 20.0)[1:-1, 1:-1, 1:-1].clip(max=20.0)
     for radius in SPLIT_LADDER_MM:
         cores, count = ndimage.label(distance > radius)
         if count < 2:
@@ -388,8 +387,8 @@ def _spread(
     labels: NDArray[np.uint8], spacing: tuple[float, float, float], reach: float
 ) -> NDArray[np.uint8]:
     """Labels continued outwards: within `reach` mm every voxel takes the nearer lung's label."""
-    left = distance_to(labels == LEFT, spacing)
-    right = distance_to(labels == RIGHT, spacing)
+    left = distance_to(labels == LEFT, spacing, reach)
+    right = distance_to(labels == RIGHT, spacing, reach)
     spread = np.where(left <= right, LEFT, RIGHT).astype(np.uint8)
     spread[np.minimum(left, right) > reach] = 0
     spread[labels > 0] = labels[labels > 0]
