@@ -45,9 +45,12 @@ class RunFolder:
     ----------
     path : Path
         The output folder.
+    ours : bool
+        Whether this run made it.
     """
 
     path: Path
+    ours: bool = False
 
     @property
     def stage(self) -> Path:
@@ -83,8 +86,9 @@ class RunFolder:
     def discard(self) -> None:
         """Take away what this run wrote; a result that was there before stays as it was."""
         _remove(self.stage)
-        with contextlib.suppress(OSError):  # an empty folder is ours to take along, any other is not
-            self.path.rmdir()
+        if self.ours:
+            with contextlib.suppress(OSError):  # unless something else came to lie in it
+                self.path.rmdir()
 
 
 def open_run(path: Path, key: str, *, force: bool = False) -> RunFolder | None:
@@ -113,7 +117,7 @@ def open_run(path: Path, key: str, *, force: bool = False) -> RunFolder | None:
     """
     if path.exists() and not path.is_dir():
         raise UsageError(f"{path} is a file; give a folder for the output")
-    folder = RunFolder(path)
+    folder = RunFolder(path, ours=not path.exists())
     manifest = _manifest_of(path)
     if manifest is not None and not force:
         if manifest.get("key") == key and not _differences(path, manifest):
@@ -151,7 +155,7 @@ def staged(path: Path, names: tuple[str, ...], *, force: bool = False) -> Iterat
     there = [name for name in names if (path / name).exists()]
     if there and not force:
         raise UsageError(f"{path} already holds {', '.join(there)}; choose another folder, or add --force")
-    folder = RunFolder(path)
+    folder = RunFolder(path, ours=not path.exists())
     _make_stage(folder)
     try:
         yield folder.stage

@@ -1,0 +1,216 @@
+"""Ventilation and perfusion on parcels of gas, tissue and blood whose balance is written down first."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lungvq.hu import air_fraction, calibrate_hu, density
+from lungvq.pair import ErrorModel, LungTotals, MatchedPair, lung_totals, noise_sd
+from lungvq.perfusion import PerfusionOptions, blood_mass, mass_change, parenchyma, perfusion_terms
+from lungvq.regional import carry, close_sums, regional_mean
+from lungvq.ventilation import air_gain, hu_gain, jacobian_gain, ventilation_terms
+from lungvq.volume import Volume
+
+AFFINE = np.array([[0, 0, 2.0, -50], [0, 2.0, 0, 10], [2.0, 0, 0, -300], [0, 0, 0, 1]])
+
+
+def two_boxes(shape=(24, 22, 40)):
+    """A left (1) and a right (2) lung: boxes with a gap; the right one at small i, towards -x."""
+    labels = np.zeros(shape, np.uint8)
+    labels[3:-3, 3:-3, 3:16] = 2
+    labels[3:-3, 3:-3, 22:-3] = 1
+    return Volume(labels, AFFINE)
+
+
+def pair_of(lungs, gas_exp, tissue_exp, gas_gain, tissue_gain, jacobian):
+    """A matched pair in which every parcel (per mL of expiratory lung) keeps the given books, without noise."""
+    hu_exp = 1000 * (tissue_exp - 1) * np.ones(lungs.shape)
+    assert np.allclose(gas_exp + tissue_exp, 1)
+    tissue_insp = (tissue_exp + tissue_gain) / jacobian
+    assert np.allclose((gas_exp + gas_gain + tissue_exp + tissue_gain), jacobian)
+    hu_insp = 1000 * (tissue_insp - 1)
+    inside = lungs.array > 0
+    volumes = [lungs.like(np.where(inside, a, 0).astype(np.float32)) for a in (hu_exp, hu_insp, jacobian)]
+    totals = []
+    for gas, tissue in ((gas_exp, tissue_exp), (gas_exp + gas_gain, tissue_exp + tissue_gain)):
+        totals.append(
+            {
+                name: LungTotals(
+                    float(((gas + tissue) * (lungs.array == n)).sum()) * lungs.voxel_ml,
+                    float((gas * (lungs.array == n)).sum()) * lungs.voxel_ml,
+                    float((tissue * (lungs.array == n)).sum()) * lungs.voxel_ml,
+                )
+                for name, n in (("left", 1), ("right", 2))
+            }
+        )
+    return MatchedPair(*volumes, lungs, totals[1], totals[0], 0.0, 0.0)
+
+
+@given(
+    gas=st.floats(0.3, 0.9),
+    gained=st.floats(-0.2, 3.0),
+    blood=st.floats(-0.03, 0.03),
+)
+def test_a_parcel_gives_back_the_air_and_the_blood_it_was_given(gas, gained, blood):
+    tissue = 1 - gas
+    j = gas + gained + tissue + blood
+    hu_exp, hu_insp = 1000 * (tissue - 1), 1000 * ((tissue + blood) / j - 1)
+    assert air_gain(j, air_fraction(hu_insp), air_fraction(hu_exp)) == pytest.approx(gained, abs=1e-9)
+    assert mass_change(density(hu_exp), j * density(hu_insp)) == pytest.approx(blood, abs=1e-9)
+
+
+@given(gas=st.floats(0.3, 0.9), growth=st.floats(0.5, 3.5), k=st.floats(0.8, 1.2))
+def test_densities_tell_the_growth_when_mass_changes_everywhere_alike(gas, growth, k):
+    tissue = 1 - gas
+    found = hu_gain(np.array([tissue]), np.array([k * tissue / growth]), mass_ratio=k)
+    assert found == pytest.approx(growth - 1, rel=1e-9)
+
+
+def test_without_density_there_is_no_ratio():
+    assert np.isnan(hu_gain(np.array([0.3]), np.array([0.0]))).all()
+
+
+def test_mass_change_is_density_times_disagreement_of_the_two_expansions():
+    # m = rho_i (J - J_HU): the identity that ties CT-P to the two ventilations.
+    j, rho_e, rho_i = 2.1, 0.27, 0.12
+    j_hu = hu_gain(np.array([rho_e]), np.array([rho_i])) + 1
+    assert mass_change(rho_e, j * rho_i) == pytest.approx(rho_i * (j - j_hu))
+
+
+def test_calibration_puts_air_and_blood_where_they_belong():
+    line = calibrate_hu(-975.0, 52.0)
+    assert line.basis == "air and blood"
+    assert line(np.array([-975.0, 52.0])) == pytest.approx([-1000.0, 45.0], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("air", "blood", "basis"),
+    [(None, 45.0, "none"), (-850.0, 45.0, "none"), (-990.0, None, "air"), (-990.0, 250.0, "air")],
+)
+def test_calibration_uses_only_what_can_be_air_or_blood(air, blood, basis):
+    line = calibrate_hu(air, blood)
+    assert line.basis == basis
+    if basis == "air":
+        assert line(np.array([air])) == pytest.approx([-1000.0])
+    else:
+        assert line(np.array([-700.0])) == pytest.approx([-700.0])
+
+
+def test_regional_mean_keeps_a_constant_up_to_the_pleura_and_never_mixes_the_lungs():
+    lungs = two_boxes()
+    values = lungs.like(
+        np.where(lungs.array == 1, 3.0, np.where(lungs.array == 2, 7.0, 1e6)).astype(np.float32)
+    )
+    back = carry(regional_mean(values, lungs, 5.0), lungs)
+    assert back[lungs.array == 1] == pytest.approx(3.0)
+    assert back[lungs.array == 2] == pytest.approx(7.0)
+    assert np.isnan(back[lungs.array == 0]).all()
+
+
+def test_regional_mean_is_a_gaussian_far_from_the_pleura():
+    lungs = Volume(np.ones((41, 41, 41), np.uint8), AFFINE)
+    point = np.zeros(lungs.shape, np.float32)
+    point[20, 20, 20] = 1
+    mean = carry(regional_mean(lungs.like(point), lungs, 5.0), lungs)
+    distance_sq = sum((2.0 * (g - 20)) ** 2 for g in np.indices(lungs.shape))
+    expected = np.exp(-distance_sq / (2 * 5.0**2))
+    near = distance_sq < 10**2
+    assert mean[near] / mean[20, 20, 20] == pytest.approx(expected[near], rel=0.02)
+
+
+def test_a_missing_lung_has_no_entry():
+    lungs = two_boxes()
+    only_right = lungs.like(np.where(lungs.array == 2, 2, 0).astype(np.uint8))
+    assert set(regional_mean(only_right, only_right, 5.0)) == {"right"}
+
+
+def test_close_sums_scales_each_lung_to_its_own_total():
+    lungs = two_boxes()
+    values = np.where(lungs.array > 0, 0.5, np.nan).astype(np.float32)
+    factors = close_sums(values, lungs, {"left": 3.0, "right": 11.0})
+    for name, label in (("left", 1), ("right", 2)):
+        inside = lungs.array == label
+        assert values[inside].sum() * lungs.voxel_ml == pytest.approx({"left": 3.0, "right": 11.0}[name])
+        assert factors[name] == pytest.approx(
+            {"left": 3.0, "right": 11.0}[name] / (0.5 * inside.sum() * 0.008)
+        )
+
+
+def test_terms_on_a_lung_that_expands_unevenly():
+    lungs = two_boxes()
+    z = np.linspace(0, 1, lungs.shape[0])[:, None, None] * np.ones(lungs.shape)
+    gas = 0.72 + 0.06 * z
+    gained, blood = 1.4 - 0.8 * z, 0.01 * z
+    pair = pair_of(lungs, gas, 1 - gas, gained, blood, gas + gained + 1 - gas + blood)
+    terms = ventilation_terms(pair)
+    found = carry(terms.air_insp, lungs) - carry(terms.air_exp, lungs)
+    smooth_truth = carry(regional_mean(lungs.like(gained.astype(np.float32)), lungs, 5.0), lungs)
+    inside = lungs.array > 0
+    assert found[inside] == pytest.approx(smooth_truth[inside], abs=2e-4)
+    jacobian = jacobian_gain(carry(terms.jacobian, lungs))
+    assert np.abs(jacobian[inside] - found[inside] - 0.01 * z[inside]).max() < 5e-3  # J - 1 counts blood too
+    change = carry(perfusion_terms(pair).change, lungs)
+    smooth_change = carry(regional_mean(lungs.like(blood.astype(np.float32)), lungs, 10.0), lungs)
+    assert change[inside] == pytest.approx(smooth_change[inside], abs=2e-4)
+
+
+def test_blood_mass_is_not_negative_and_ignores_vessels():
+    assert blood_mass(np.array([0.05]), np.array([0.05]), 0.1) == 0
+    lungs = two_boxes()
+    rng = np.random.default_rng(3)
+    hu = rng.normal(-700, 5, lungs.shape)
+    vessel = np.zeros(lungs.shape, bool)
+    vessel[10:12, 8:10, 4:38] = True
+    hu[vessel] = 40
+    kept = parenchyma(lungs.like(hu.astype(np.float32)), lungs, excess_hu=150)
+    assert not kept[vessel & (lungs.array > 0)].any()
+    assert kept[~vessel & (lungs.array > 0)].mean() > 0.99
+
+
+def test_vessels_do_not_leak_into_the_blood_of_the_parenchyma():
+    lungs = two_boxes()
+    tissue = np.full(lungs.shape, 0.3)
+    with_vessel = tissue.copy()
+    with_vessel[10:12, 8:10, 4:38] = 0.98
+    ones = np.ones(lungs.shape)
+    plain, crossed = (
+        perfusion_terms(pair_of(lungs, 1 - t, t, 0.8 * ones, 0 * ones, 1.8 * ones))
+        for t in (tissue, with_vessel)
+    )
+    inside = lungs.array > 0
+    assert carry(crossed.blood, lungs)[inside] == pytest.approx(carry(plain.blood, lungs)[inside], abs=1e-3)
+    assert plain.extravascular_g_ml == pytest.approx(PerfusionOptions().extravascular_share * 0.3)
+
+
+def test_noise_is_read_from_neighbours():
+    lungs = two_boxes()
+    rng = np.random.default_rng(1)
+    ramp = 3 * np.arange(lungs.shape[0])[:, None, None]
+    hu = lungs.like((rng.normal(-800, 27, lungs.shape) + ramp).astype(np.float32))
+    assert noise_sd(hu, lungs) == pytest.approx(27, rel=0.05)
+
+
+def test_standard_error_of_a_mean_is_the_spread_of_means():
+    # A second route to the noise term: average white noise over many Gaussians and look at the spread.
+    lungs = Volume(np.ones((48, 48, 48), np.uint8), np.diag([2.0, 2, 2, 1]))
+    rng = np.random.default_rng(0)
+    mean = carry(
+        regional_mean(lungs.like(rng.normal(0, 30, lungs.shape).astype(np.float32)), lungs, 5.0), lungs
+    )
+    inner = mean[10:-10, 10:-10, 10:-10]
+    only_noise = ErrorModel(dir_error_mm=0, calibration_error_hu=0, noise_correlation_mm=2.0)
+    pair = pair_of(lungs, *(np.full(lungs.shape, v) for v in (0.7, 0.3, 0.0, 0.0, 1.0)))
+    pair = MatchedPair(pair.hu_exp, pair.hu_insp, pair.jacobian, lungs, pair.insp, pair.exp, 0.0, 30.0)
+    said = only_noise.of_difference(pair, np.array([0.3]), np.array([1.0]), 5.0)
+    assert inner.std() / 1000 == pytest.approx(said[0], rel=0.15)
+
+
+def test_totals_of_a_scan():
+    lungs = two_boxes()
+    hu = lungs.like(np.where(lungs.array == 1, -800, -600).astype(np.int16))
+    totals = lung_totals(hu, lungs, calibrate_hu(None, None))
+    left_ml = (lungs.array == 1).sum() * 0.008
+    assert totals["left"].volume_ml == pytest.approx(left_ml)
+    assert totals["left"].mass_g == pytest.approx(0.2 * left_ml)
+    assert totals["right"].air_ml == pytest.approx(0.6 * (lungs.array == 2).sum() * 0.008)
