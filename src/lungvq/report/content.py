@@ -317,17 +317,19 @@ class _Numbers:
         )
 
     def row(self, region: str, metric: str) -> tuple[float, float, float, str]:
+        """Value, interval and QC; the change of volume is made here."""
         nan = float("nan")
+        if metric == "volume_change_ml":
+            insp, exp = (self.row(region, f"volume_{hold}_ml") for hold in ("insp", "exp"))
+            return insp[0] - exp[0], nan, nan, max(insp[3], exp[3])  # "WARN ..." after "PASS"
         return self._rows.get((region, metric), (nan, nan, nan, ""))
 
     def value(self, region: str, metric: str) -> float:
-        if metric == "volume_change_ml":
-            return self.value(region, "volume_insp_ml") - self.value(region, "volume_exp_ml")
         return float(self.row(region, metric)[0])
 
     def cell(self, region: str, column: Column, hidden: bool) -> dict[str, Any]:
         """One table cell: text, its 95 % interval, and whether a warning touches it."""
-        value, (_, low, high, qc) = self.value(region, column.metric), self.row(region, column.metric)
+        value, low, high, qc = self.row(region, column.metric)
         if column.per_volume:
             volume = _share(self.value(region, "volume_exp_ml"), self.value("both", "volume_exp_ml"))
             value, low, high = (_share(x, 100 * volume) for x in (value, low, high))

@@ -20,18 +20,21 @@ class Section:
 REFERENCES: dict[str, str] = {
     "simon2000": "Simon BA. Non-invasive imaging of regional lung function using x-ray computed tomography. "
     "J Clin Monit Comput 2000;16:433-442.",
+    "ding2012": "Ding K, Cao K, Fuld MK, et al. Comparison of image registration based measures of regional lung "
+    "ventilation from dynamic spiral CT with Xe-CT. Med Phys 2012. PMC3416881.",
     "castillo2019": "Castillo E, Castillo R, Vinogradskiy Y, et al. Robust CT ventilation from the integral "
     "formulation of the Jacobian. Med Phys 2019. PMID 30779353.",
     "kipritidis2019": "Kipritidis J, Tahir BA, Cazoulat G, et al. The VAMPIRE challenge: a multi-institutional "
-    "validation study of CT ventilation imaging. Med Phys 2019;46:1198. PMC6605778.",
+    "validation study of CT ventilation imaging. Med Phys 2019;46:1198-1217. doi 10.1002/mp.13346.",
     "heinrich2013": "Heinrich MP, Jenkinson M, Papież BW, et al. Towards realtime multimodal fusion for "
     "image-guided interventions using self-similarities. MICCAI 2013.",
     "heinrich2014": "Heinrich MP, Papież BW, Schnabel JA, Handels H. Non-parametric discrete registration with "
     "convex optimisation. WBIR 2014.",
     "brudin1987": "Brudin LH, Rhodes CG, Valind SO, et al. Regional lung density and blood volume in "
-    "nonsmoking and smoking subjects measured by PET. J Appl Physiol 1987;63:1324.",
+    "nonsmoking and smoking subjects measured by PET. J Appl Physiol 1987;63:1324-1334.",
     "fuld2013": "Fuld MK, Halaweish AF, Haynes SE, et al. Pulmonary perfused blood volume with dual-energy CT "
-    "as surrogate for pulmonary perfusion assessed with dynamic multidetector CT. Radiology 2013. PMC3662901.",
+    "as surrogate for pulmonary perfusion assessed with dynamic multidetector CT. Radiology "
+    "2013;267:747-756. doi 10.1148/radiol.12112789.",
     "castillo2021": "Castillo E, Nair G, Turner-Lawrence D, et al. Quantifying pulmonary perfusion from "
     "noncontrast computed tomography. Med Phys 2021;48:1804-1814. doi 10.1002/mp.14792.",
     "roach2022": "Roach DJ, Willmering MM, Plummer JW, et al. Hyperpolarized 129-xenon MRI ventilation defect "
@@ -39,8 +42,8 @@ REFERENCES: dict[str, str] = {
     "PMC8837732.",
     "galban2012": "Galbán CJ, Han MK, Boes JL, et al. Computed tomography-based biomarker provides unique "
     "signature for diagnosis of COPD phenotypes and disease progression. Nat Med 2012;18:1711.",
-    "autolung2023": "Automated lobar and zonal quantification in planar lung scintigraphy (AutoLung3D). EJNMMI "
-    "Phys 2023. doi 10.1186/s40658-023-00578-z.",
+    "autolung2023": "Clinical validation of an AI-based automatic quantification tool for lung lobes in "
+    "SPECT/CT. EJNMMI Phys 2023. doi 10.1186/s40658-023-00578-z.",
 }
 
 METHODS: tuple[Section, ...] = (
@@ -55,7 +58,8 @@ METHODS: tuple[Section, ...] = (
     Section(
         "Ventilation, V",
         "Air fraction F is one minus density over that of tissue. The air a parcel gains is what it holds at "
-        "inspiration less what it held at expiration; unlike the Jacobian alone or a density ratio alone "
+        "inspiration less what it held at expiration, the absolute form of a corrected Jacobian "
+        "[ding2012]; unlike the Jacobian alone or a density ratio alone "
         "[simon2000], this does not assume that its tissue and blood stay the same. Each term is averaged over the "
         "neighbourhood within the lung before they are combined, in the spirit of integral formulations "
         "[castillo2019]. For how CT ventilation agrees with other modalities see [kipritidis2019].",
@@ -77,8 +81,8 @@ METHODS: tuple[Section, ...] = (
     Section(
         "V/Q and its classes",
         "Both maps are taken relative to their means over the voxels where both are defined. Below 60 % of the "
-        "mean is low, close to the mean less two standard deviations of healthy lungs in xenon MRI [roach2022]. "
-        "Dead space: V kept, Q low. Shunt-like: Q kept, V low; true shunt cannot be seen. Matched defect: both low. "
+        "mean is low, a threshold in use for xenon MRI [roach2022]. Dead space: V kept, Q low. Shunt-like: Q kept, "
+        "V low; true shunt cannot be seen. Matched defect: both low. "
         "No published threshold exists for this kind of CT classification.",
         "V/Q(x) = log2( (V / mean V) / (Q / mean Q) )",
     ),
