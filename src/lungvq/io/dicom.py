@@ -129,7 +129,7 @@ def find_series(path: Path) -> tuple[dict[str, list[Dataset]], list[Path]]:
         except Exception:  # a damaged header raises nearly anything
             header = Dataset()
         kind = header.get("SOPClassUID")
-        if kind and "Rows" in header:
+        if kind and header.get("Rows") and header.get("Columns"):
             series[str(header.get("SeriesInstanceUID", ""))].append(header)
         elif head[128:132] == b"DICM" and kind in (None, _CT) and _DIRECTORY not in head:
             damaged.append(file)
@@ -275,14 +275,14 @@ def _common_plane(
     """Unit vectors to the right and down the picture, and the distances between rows and columns in mm."""
     orientation = np.array([_numbers(h, "ImageOrientationPatient", 6) for h in slices])
     if np.abs(orientation - np.median(orientation, axis=0)).max() > _SAME_DIRECTION:
-        odd = _odd_ones(slices, lambda h: tuple(np.round(_numbers(h, "ImageOrientationPatient", 6), 2) + 0.0))
+        odd = _odd_ones(slices, lambda h: tuple(np.round(_numbers(h, "ImageOrientationPatient", 6), 3) + 0.0))
         raise Refusal(f"its slices are not parallel: {odd}")
     spacing = np.array([_numbers(h, "PixelSpacing", 2) for h in slices])
+    if spacing.min() <= 0:
+        raise Refusal("its pixel spacing is zero or negative")
     if np.abs(spacing / np.median(spacing, axis=0) - 1).max() > _SAME_SPACING:
         odd = _odd_ones(slices, lambda h: tuple(np.round(_numbers(h, "PixelSpacing", 2), 4)))
         raise Refusal(f"its slices differ in pixel spacing: {odd}")
-    if spacing.min() <= 0:
-        raise Refusal("its pixel spacing is zero or negative")
     right, down = orientation[0, :3], orientation[0, 3:]
     lengths = np.linalg.norm(right), np.linalg.norm(down)
     if max(abs(lengths[0] - 1), abs(lengths[1] - 1), abs(right @ down)) > _SAME_DIRECTION:
@@ -331,8 +331,8 @@ def _say_duplicates(slices: Sequence[Dataset], twice: NDArray[np.intp]) -> str:
         if len(values) > 1:
             return f"several {what} share one series ({', '.join(values[:5])}); export them as series of their own"
     return (
-        f"{twice.size} positions occur more than once, first in {_names([slices[twice[0]], slices[twice[0] + 1]])};"
-        " remove the copies"
+        f"{twice.size} of its slices lie where another one lies, first"
+        f" {_names([slices[twice[0]], slices[twice[0] + 1]])}; export the series again"
     )
 
 
