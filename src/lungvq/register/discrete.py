@@ -22,7 +22,11 @@ from lungvq.register.field import Array, LocalLine, Mask, pull, smooth
 
 __all__ = ["LEVELS", "Level", "search"]
 
-_TETHERS = (0.003, 0.012, 0.05, 0.2, 0.8, 3.0)
+_TETHERS = (0.003, 0.012, 0.05, 0.2, 0.8)  # bits per step^2
+_TEMPERATURE = 0.5  # bits by which costs differ for no reason
+_LEAST_BELIEF = 0.005
+_HALF_BELIEF = 4.0  # per step^2
+_SMOOTHING = 2.0  # nodes
 
 
 @dataclass(frozen=True)
@@ -83,8 +87,12 @@ def _costs(fixed, moving, pad, nodes, spread, step, steps):
 
 
 @numba.njit(parallel=True, cache=True)
-def _choose(costs, unit, target, tether, steps, out):
-    """Each node's displacement (in steps) of least cost plus tether to `target`, both (nodes, 3)."""
+def _choose(costs, unit, target, tether, temperature, steps, chosen, belief):
+    """Each node's displacement (in steps) of least cost plus tether to `target`, both (nodes, 3).
+
+    `belief` becomes the precision, per step^2, that the costs alone give: that of the displacements nearly as
+    good as the best, less that of the tether. A node in a place without structure has next to none.
+    """
     for n in numba.prange(costs.shape[0]):
         best = np.float32(1e30)
         bz = by = bx = 0
@@ -98,7 +106,23 @@ def _choose(costs, unit, target, tether, steps, out):
                     label += 1
                     if value < best:
                         best, bz, by, bx = value, a, b, c
-        out[n, 0], out[n, 1], out[n, 2] = bz, by, bx
+        chosen[n, 0], chosen[n, 1], chosen[n, 2] = bz, by, bx
+        total = spread = np.float32(0)
+        label = 0
+        for a in range(-steps, steps + 1):
+            za = (a - target[n, 0]) ** 2
+            for b in range(-steps, steps + 1):
+                yb = za + (b - target[n, 1]) ** 2
+                for c in range(-steps, steps + 1):
+                    value = costs[n, label] * unit + tether * (yb + (c - target[n, 2]) ** 2)
+                    label += 1
+                    worse = (value - best) / temperature
+                    if worse < 6:
+                        p = np.exp(-worse)
+                        total += p
+                        spread += p * ((a - bz) ** 2 + (b - by) ** 2 + (c - bx) ** 2)
+        precision = 3 / (spread / total + np.float32(0.25))
+        belief[n] = max(precision - 2 * tether / temperature, np.float32(0))
 
 
 def _lattice(mask: Mask, every: int) -> tuple[Mask, NDArray[np.int64]]:
@@ -166,12 +190,23 @@ def search(
     )
     chosen = np.zeros((len(nodes), 3), np.float32)
     target = np.zeros((len(nodes), 3), np.float32)
+    belief = np.zeros(len(nodes), np.float32)
     lattice_field = np.zeros((3, *on.shape), np.float32)
-    line = LocalLine(on, 1.0)
+    weight = np.zeros(on.shape, np.float32)
     for tether in _TETHERS:
-        _choose(costs, np.float32(1 / 27), target, np.float32(tether), level.steps, chosen)
+        _choose(
+            costs,
+            np.float32(1 / 27),
+            target,
+            np.float32(tether),
+            np.float32(_TEMPERATURE),
+            level.steps,
+            chosen,
+            belief,
+        )
         lattice_field[:, on] = chosen.T
-        agreed = smooth(lattice_field, on, line)
+        weight[on] = belief / (belief + np.float32(_HALF_BELIEF)) + np.float32(_LEAST_BELIEF)
+        agreed = smooth(lattice_field, LocalLine(weight, _SMOOTHING))
         target = np.ascontiguousarray(agreed[:, on].T)
     to_node = np.eye(3, 4) / level.lattice
     step = np.stack(

@@ -146,22 +146,26 @@ def invert(field: Array, *, iterations: int = 30) -> Array:
     return inverse
 
 
-def fit_affine(values: Array, mask: Mask) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Least-squares ``values ~ constant + slope @ index`` over the mask.
+def fit_affine(values: Array, weight: Array | Mask) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Least-squares ``values ~ constant + slope @ index`` where `weight` is positive, by weight.
 
     Returns
     -------
     constant : ndarray, shape (C,)
     slope : ndarray, shape (C, 3)
-        A mask too small or too flat for a slope gets a slope of nearly nothing.
+        Damped where the points are too few or lie in one plane.
     """
-    index = np.argwhere(mask).astype(float)
-    target = values[:, mask].astype(float)
-    centre = index.mean(axis=0)
+    here = weight > 0
+    index = np.argwhere(here).astype(float)
+    w = weight[here].astype(float)
+    target = values[:, here].astype(float)
+    centre, mean = w @ index / w.sum(), target @ w / w.sum()
     centred = index - centre
-    ridge = 0.5 * len(index)  # as if each point were a cloud of half a voxel's variance
-    slope = np.linalg.solve(centred.T @ centred + ridge * np.eye(3) * 0.01, centred.T @ target.T).T
-    return target.mean(axis=1) - slope @ centre, slope
+    ridge = 0.005 * w.sum()  # small beside the spread of any lung, in voxels^2
+    slope = np.linalg.solve(
+        (centred.T * w) @ centred + ridge * np.eye(3), (centred.T * w) @ (target.T - mean)
+    ).T
+    return mean - slope @ centre, slope
 
 
 def affine_field(constant: NDArray, slope: NDArray, shape: tuple[int, ...]) -> Array:
@@ -186,7 +190,7 @@ def _line_up(moments, values, ridge, reach, out):
     channels, n = values.shape[0], moments.shape[1]
     for p in numba.prange(n):
         w = moments[0, p]
-        if w < 1e-3:
+        if w < 1e-4:
             for c in range(channels):
                 out[c, p] = np.nan
             continue
@@ -218,33 +222,32 @@ def _line_up(moments, values, ridge, reach, out):
 
 
 class LocalLine:
-    """At each voxel, straight lines fitted to what surrounds it on a mask, Gaussian weighted.
+    """At each voxel, straight lines fitted to what surrounds it, Gaussian weighted.
 
-    Made once for a mask, then called with fields on it.
+    Made once, then called with fields.
 
     Parameters
     ----------
-    mask : ndarray of bool, shape (K, J, I)
+    weight : ndarray, shape (K, J, I)
+        How much each voxel is to be believed, 0 to 1; a mask will do.
     sigma : float
         Voxels.
     """
 
-    def __init__(self, mask: Mask, sigma: float) -> None:
-        self._mask, self._sigma = mask, sigma
-        weight = mask.astype(np.float32)
-        axes = [np.arange(n, dtype=np.float32) - n / 2 for n in mask.shape]
+    def __init__(self, weight: Array | Mask, sigma: float) -> None:
+        self.weight, self._sigma = weight.astype(np.float32), sigma
+        axes = [np.arange(n, dtype=np.float32) - n / 2 for n in weight.shape]
         z, y, x = np.meshgrid(*axes, indexing="ij", sparse=True)
         self._axes = (z, y, x)
         powers = (z, y, x, z * z, z * y, z * x, y * y, y * x, x * x)
-        self._moments = np.empty((13, *mask.shape), np.float32)
-        self._moments[:10] = blur(np.stack([weight, *(weight * p for p in powers)]), sigma)
+        self._moments = np.empty((13, *weight.shape), np.float32)
+        self._moments[:10] = blur(np.stack([self.weight, *(self.weight * p for p in powers)]), sigma)
         self._moments[10], self._moments[11], self._moments[12] = z, y, x
 
     def __call__(self, values: Array) -> Array:
-        """(C, K, J, I): the lines' values; NaN where the mask is far."""
+        """(C, K, J, I): the lines' values; NaN where there is nothing to fit."""
         out = np.empty_like(values)
-        known = np.where(self._mask, values, np.float32(0))
-        for c, one in enumerate(known):
+        for c, one in enumerate(np.where(self.weight > 0, values * self.weight, np.float32(0))):
             sums = blur(np.stack([one, *(one * axis for axis in self._axes)]), self._sigma)
             _line_up(
                 self._moments.reshape(13, -1),
@@ -310,12 +313,9 @@ def extrapolate(values: Array, mask: Mask, *, sigma: float | None = 2.0) -> Arra
     return affine + _push_pull(np.isfinite(rest[0]), rest)
 
 
-def smooth(values: Array, mask: Mask, line: LocalLine) -> Array:
-    """Smooth fields over the mask without bending affine ones, and continue them as `extrapolate` does.
-
-    `line` is ``LocalLine(mask, sigma)``.
-    """
-    affine = affine_field(*fit_affine(values, mask), mask.shape)
+def smooth(values: Array, line: LocalLine) -> Array:
+    """Smooth fields without bending affine ones, and continue them as `extrapolate` does."""
+    affine = affine_field(*fit_affine(values, line.weight), line.weight.shape)
     rest = line(values - affine)
     return affine + _push_pull(np.isfinite(rest[0]), rest)
 

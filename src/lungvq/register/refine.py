@@ -16,7 +16,17 @@ import numpy as np
 from scipy.ndimage import binary_dilation
 from scipy.special import erfinv
 
-from lungvq.register.field import Array, Mask, affine_field, blur, fit_affine, gaussian_mean, pull
+from lungvq.register.field import (
+    Array,
+    LocalLine,
+    Mask,
+    affine_field,
+    blur,
+    fit_affine,
+    gaussian_mean,
+    pull,
+    smooth,
+)
 
 __all__ = ["FINE_STAGES", "STAGES", "Stage", "local_correlation", "pleura_distance", "refine"]
 
@@ -28,18 +38,20 @@ class Stage:
     window: float
     """Sigma of the Gaussian window over which a displacement is fitted."""
     iterations: int
-    smoothing: float = 0.7
+    reach: float = 5.0
+    """Sigma over which places that see nothing take after those that do."""
+    smoothing: float = 1.0
     """Sigma of the smoothing of the field after each step."""
 
 
-STAGES = (Stage(3.0, 3), Stage(2.0, 4))
+STAGES = (Stage(4.0, 4), Stage(2.5, 4))
 FINE_STAGES = (Stage(2.5, 4),)
 
 _NORMALISE = 2.0  # sigma of the window in which gain and offset are fitted, voxels
 _NOISE_HU = 25.0
-_RIDGE = 0.02
-_PLEURA_WEIGHT = 1.0
-_PLEURA_BAND = 1.5  # voxels
+_RIDGE = 0.05
+_PLEURA_WEIGHT = 2.0
+_PLEURA_BAND = 2.0  # voxels
 _PLEURA_DOUBT = 2.0  # voxels of distance at which the two masks are taken to disagree
 _LARGEST_STEP = 1.0
 
@@ -141,8 +153,28 @@ def _normal_equations(fixed, gathered, stats, pleura, domain, noise2, pleura_wei
 
 
 @numba.njit(parallel=True, cache=True)
-def _solve(sums, ridge, largest):
-    """The step (3, N) from windows' sums (10, N), no longer than `largest`; 0 where nothing was counted."""
+def _belief(sums, ridge):
+    """How well a window's sums (10, N) fix a displacement in its worst direction, 0 to 1."""
+    out = np.zeros(sums.shape[1], np.float32)
+    for p in numba.prange(sums.shape[1]):
+        if sums[9, p] < 1e-4:
+            continue
+        r = 0.1 * ridge * sums[9, p]
+        a, b, c = sums[0, p] + r, sums[1, p], sums[2, p]
+        d, e, f = sums[3, p] + r, sums[4, p], sums[5, p] + r
+        ia, ib, ic = d * f - e * e, c * e - b * f, b * e - c * d
+        det = a * ia + b * ib + c * ic
+        harmonic = 3 * det / (ia + a * f - c * c + a * d - b * b) / sums[9, p]
+        out[p] = harmonic / (harmonic + ridge)
+    return out
+
+
+@numba.njit(parallel=True, cache=True)
+def _solve(sums, tether, ridge, largest):
+    """The step (3, N) from windows' sums (10, N), no longer than `largest`; 0 where nothing was counted.
+
+    Directions in which the window sees nothing follow `tether` (3, N).
+    """
     out = np.zeros((3, sums.shape[1]), np.float32)
     for p in numba.prange(sums.shape[1]):
         if sums[9, p] < 1e-4:
@@ -150,7 +182,7 @@ def _solve(sums, ridge, largest):
         r = ridge * sums[9, p]
         a, b, c = sums[0, p] + r, sums[1, p], sums[2, p]
         d, e, f = sums[3, p] + r, sums[4, p], sums[5, p] + r
-        u, v, w = sums[6, p], sums[7, p], sums[8, p]
+        u, v, w = sums[6, p] + r * tether[0, p], sums[7, p] + r * tether[1, p], sums[8, p] + r * tether[2, p]
         ia, ib, ic = d * f - e * e, c * e - b * f, b * e - c * d
         ie, ig, ih = a * f - c * c, b * c - a * e, a * d - b * b
         det = a * ia + b * ib + c * ic
@@ -161,6 +193,11 @@ def _solve(sums, ridge, largest):
         scale = min(1.0, largest / (length + 1e-9))
         out[0, p], out[1, p], out[2, p] = z * scale, y * scale, x * scale
     return out
+
+
+def _away(shape: tuple[int, ...], scale: float, shift: float) -> Array:
+    """The field that takes index x to ``scale * x + shift``."""
+    return affine_field(np.full(3, shift), (scale - 1) * np.eye(3), shape)
 
 
 def _local_sums(fixed: Array, warped: Array, weight: Array, blurred_weight: Array, sigma: float) -> Array:
@@ -202,9 +239,8 @@ def refine(
     weight = domain.astype(np.float32)
     pleura, moving_pleura = pleura_distance(share), pleura_distance(moving_share)
     blurred = blur(weight, _NORMALISE)
-    halve = np.stack(np.meshgrid(*(-0.25 - np.arange(n) / 2 for n in mask.shape), indexing="ij")).astype(
-        np.float32
-    )
+    halve = _away(mask.shape, 0.5, -0.25)  # from a voxel to its place among the blocks of two, and back
+    double = _away(tuple((n + 1) // 2 for n in mask.shape), 2.0, 0.5)
     for stage in stages:
         for _ in range(stage.iterations):
             gathered = _gather(moving, moving_pleura, field, domain, np.float32(outside), np.float32(3.0))
@@ -222,8 +258,12 @@ def refine(
             )
             # Windows are wide enough to be summed on every second voxel; the blocks add their own width.
             sums = blur(sums, float(np.sqrt(stage.window**2 / 4 - 1 / 12)))
-            step = _solve(sums.reshape(10, -1), np.float32(_RIDGE), np.float32(_LARGEST_STEP))
-            field = field + pull(step.reshape(3, *sums.shape[1:]), halve, True, np.float32(0))
+            flat = sums.reshape(10, -1)
+            belief = _belief(flat, np.float32(_RIDGE)).reshape(sums.shape[1:])
+            here = pull(field, double, True, np.float32(0))
+            agreed = smooth(here, LocalLine(belief * np.minimum(sums[9] / 8, 1), stage.reach / 2))
+            step = _solve(flat, (agreed - here).reshape(3, -1), np.float32(_RIDGE), np.float32(_LARGEST_STEP))
+            field = field + pull(step.reshape(here.shape), halve, True, np.float32(0))
             affine = affine_field(*fit_affine(field, domain), mask.shape)
             field = affine + gaussian_mean(field - affine, domain, stage.smoothing)
     return field
