@@ -225,6 +225,14 @@ class TestNumbers:
         assert row["cells"][4]["mark"]
         assert not row["cells"][7]["mark"]
 
+    def test_a_failed_number_is_not_shown(self, case):
+        metrics = case.metrics.copy()
+        where = (metrics["region"] == "RUL") & (metrics["metric"] == "volume_insp_ml")
+        metrics.loc[where, "qc"] = "FAIL SOMETHING"
+        cells = build_page(replace(case, metrics=metrics))["lobes"]["rows"][0]["cells"]
+        assert [c["text"] for c in cells[:3:2]] == ["–", "–"]  # nor what is made from it
+        assert cells[1]["text"] != "–"
+
     def test_marks_stand_once(self, case):
         metrics = case.metrics.copy()
         column = metrics["metric"] == "perfusion_defect_pct"
@@ -292,6 +300,7 @@ class TestWithholding:
         assert set(build_page(case)["withheld"]) == {"ventilation", "perfusion", "vq", "lobes"}
         cells = [c["text"] for r in build_page(case)["lobes"]["rows"] for c in r["cells"]]
         assert set(cells) == {"–"}
+        assert {value for _, value, _ in build_page(case)["key"]["volumes"]} == {"–"}
         assert "surfaces" not in {p.name for p in draw_pictures(case)}
 
     def test_a_banner_is_on_the_page(self, make_case):

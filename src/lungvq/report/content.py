@@ -143,7 +143,10 @@ def _finding(finding: Finding) -> dict[str, str]:
 
 
 def _key_numbers(result: CaseResult) -> dict[str, Any]:
-    insp, exp = (result.metric("both", f"volume_{hold}_ml") / 1000 for hold in ("insp", "exp"))
+    insp, exp = (
+        float("nan") if result.withheld("both") else result.metric("both", f"volume_{hold}_ml") / 1000
+        for hold in ("insp", "exp")
+    )
     shown = {name: not is_withheld(result, name) for name in ("ventilation", "perfusion", "vq")}
     air = result.metric("both", "ventilation_ml") / 1000 if shown["ventilation"] else None
     return {
@@ -321,7 +324,8 @@ class _Numbers:
         nan = float("nan")
         if metric == "volume_change_ml":
             insp, exp = (self.row(region, f"volume_{hold}_ml") for hold in ("insp", "exp"))
-            return insp[0] - exp[0], nan, nan, max(insp[3], exp[3])  # "WARN ..." after "PASS"
+            worse = max(insp[3], exp[3], key=lambda qc: ("PASS", "WARN", "FAIL").index(qc[:4] or "PASS"))
+            return insp[0] - exp[0], nan, nan, worse
         return self._rows.get((region, metric), (nan, nan, nan, ""))
 
     def value(self, region: str, metric: str) -> float:
@@ -330,6 +334,7 @@ class _Numbers:
     def cell(self, region: str, column: Column, hidden: bool) -> dict[str, Any]:
         """One table cell: text, its 95 % interval, and whether a warning touches it."""
         value, low, high, qc = self.row(region, column.metric)
+        hidden = hidden or qc.startswith("FAIL")
         if column.per_volume:
             volume = _share(self.value(region, "volume_exp_ml"), self.value("both", "volume_exp_ml"))
             value, low, high = (_share(x, 100 * volume) for x in (value, low, high))
@@ -337,7 +342,7 @@ class _Numbers:
         return {
             "text": MISSING if hidden else number(value, column.digits),
             "interval": f"{number(low, column.digits)} to {number(high, column.digits)}" if known else "",
-            "mark": qc.startswith(("WARN", "FAIL")) and not hidden,
+            "mark": qc.startswith("WARN") and not hidden,
         }
 
 
