@@ -1,5 +1,6 @@
 """Image files: what is written comes back, other readers agree, and damage is told in one sentence."""
 
+import contextlib
 import gzip
 import os
 import subprocess
@@ -85,6 +86,7 @@ def test_a_scan_comes_back_as_it_was(tmp_path, suffix, affine):
     np.testing.assert_allclose(scan.volume.affine, affine, atol=1e-4)
     assert scan.volume.array.dtype == np.int16
     assert scan.volume.array.flags.c_contiguous
+    assert scan.volume.array.flags.writeable  # compiled loops treat an array that is not as another type
     assert scan.findings == ()
     assert scan.files == (path,)
     assert list(tmp_path.iterdir()) == [path]  # nothing is left lying about
@@ -332,6 +334,38 @@ def test_damaged_in_the_middle(tmp_path, suffix):
     content[len(content) // 2 : len(content) // 2 + 40] = bytes(40)
     path.write_bytes(content)
     refused(path, "damaged")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_bytes_changed_at_random_in_the_header_end_as_a_sentence_or_a_scan(tmp_path, suffix):
+    path = tmp_path / f"scan.{suffix}"
+    io.write(chest((10, 10, 10)), path)
+    content, rng = path.read_bytes(), np.random.default_rng(3)
+    for _ in range(60):
+        changed = bytearray(content)
+        for place in rng.integers(0, 500, rng.integers(1, 6)):
+            changed[place] = rng.choice([0, 255, *b"-9 =3", rng.integers(256)])
+        path.write_bytes(changed)
+        with contextlib.suppress(InputError):
+            assert io.read(path).volume.array.dtype == np.int16
+
+
+def test_a_header_that_crashes_other_readers(tmp_path):
+    io.write(chest(), tmp_path / "a.mha")
+    content = (tmp_path / "a.mha").read_bytes()
+    for there, instead in (
+        (b"NDims = 3", b"NDims =-3"),
+        (b"16 14 12", b"16 14 99"),
+        (b"16 14 12", b"16 14 11"),
+    ):
+        (tmp_path / "a.mha").write_bytes(content.replace(there, instead))
+        refused(tmp_path / "a.mha", "damaged")
+
+
+def test_a_header_whose_values_are_not_beside_it(tmp_path):
+    sitk.WriteImage(sitk.GetImageFromArray(chest().array), str(tmp_path / "a.mhd"))
+    (tmp_path / "a.raw").unlink()
+    refused(tmp_path / "a.mhd", r"its values are in a\.raw, which is not beside it")
 
 
 def test_names_that_are_not_images(tmp_path):

@@ -11,6 +11,7 @@ without a word, and because it turns the signs of displacement intents.
 from __future__ import annotations
 
 import gzip
+import logging
 import os
 import re
 import struct
@@ -28,7 +29,6 @@ import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 from nibabel.filebasedimages import ImageFileError
-from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
@@ -96,7 +96,7 @@ def load(path: Path) -> Stored:
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty; copy it again")
     try:
-        stored = _load_nifti(path) if kind == "nifti" else _load_itk(path, kind)
+        stored = {"nifti": _load_nifti, "mha": _load_meta, "nrrd": _load_nrrd}[kind](path)
         Grid(stored.array.shape[:3], stored.affine)
     except PermissionError:
         raise InputError(f"{path}: no permission to read it") from None
@@ -142,8 +142,7 @@ def _load_nifti(path: Path) -> Stored:
     try:
         with (
             gzip.open(path) if packed else path.open("rb") as stream,
-            LoggingOutputSuppressor(),
-            warnings.catch_warnings(action="ignore"),
+            _quiet_nibabel(),
         ):
             stored = _parse_nifti(path, stream, packed)
             while stream.read(_BLOCK):  # to the end: gzip's checksum comes last
@@ -155,6 +154,19 @@ def _load_nifti(path: Path) -> Stored:
             f"{path}: not a NIfTI image, or damaged, or cut short; copy or convert it again"
         ) from None
     return stored
+
+
+@contextmanager
+def _quiet_nibabel() -> Iterator[None]:
+    """What it logs of a header that it mends or refuses is told as one sentence of ours."""
+    logger = logging.getLogger("nibabel.global")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _parse_nifti(path: Path, stream: Any, packed: bool) -> Stored:
@@ -256,44 +268,152 @@ def _nifti_header(volume: Volume) -> bytes:
     return header.binaryblock + bytes(4)
 
 
-# --- MetaImage and NRRD -----------------------------------------------------------------------------------
+# --- MetaImage --------------------------------------------------------------------------------------------
+
+_MET_TYPES = {
+    "MET_CHAR": "i1",
+    "MET_UCHAR": "u1",
+    "MET_SHORT": "i2",
+    "MET_USHORT": "u2",
+    "MET_INT": "i4",
+    "MET_UINT": "u4",
+    "MET_LONG_LONG": "i8",
+    "MET_ULONG_LONG": "u8",
+    "MET_FLOAT": "f4",
+    "MET_DOUBLE": "f8",
+}
 
 
-def _load_itk(path: Path, kind: str) -> Stored:
+def _load_meta(path: Path) -> Stored:
+    """Read a .mha, or a .mhd and its file of values.
+
+    Ours, because the usual reader crashes the interpreter on a header as simple as ``NDims = -3``, and takes
+    damaged values for good.
+    """
+    try:
+        with path.open("rb") as stream:
+            header = _meta_fields(stream)
+            size = tuple(map(int, header["DimSize"].split()))
+            channels = int(header.get("ElementNumberOfChannels", 1))
+            if len(size) != int(header["NDims"]) or min(size) < 1 or len(size) > 8:
+                raise ValueError
+            _check_layout(path, size, channels)
+            kind = _MET_TYPES[header["ElementType"].removesuffix("_ARRAY")]
+            if _is_true(header, "BinaryDataByteOrderMSB", "ElementByteOrderMSB"):
+                kind = ">" + kind
+            shape = (*size[2::-1], *([channels] if channels > 1 else []))
+            content = _meta_content(path, stream, header, int(np.prod(shape)) * np.dtype(kind).itemsize)
+        affine = _meta_affine(header, len(size))
+    except PermissionError:
+        raise
+    except (KeyError, ValueError, EOFError, OSError, zlib.error):
+        raise InputError(
+            f"{path}: not a MetaImage, or damaged, or cut short; copy or convert it again"
+        ) from None
+    says = any(key in header for key in ("TransformMatrix", "Rotation", "Orientation"))
+    findings = () if says else (_orientation_unknown(path),)
+    return Stored(
+        _native(np.frombuffer(content, kind).reshape(shape).copy()), affine, "mha", findings=findings
+    )
+
+
+def _meta_fields(stream: BinaryIO) -> dict[str, str]:
+    """The lines ``key = value`` up to the one that tells where the values are."""
+    fields: dict[str, str] = {}
+    while "ElementDataFile" not in fields:
+        key, equals, value = stream.readline(4096).decode("ascii").partition("=")
+        if not equals:
+            raise ValueError
+        fields[key.strip()] = value.strip()
+    return fields
+
+
+def _is_true(fields: dict[str, str], *keys: str) -> bool:
+    return any(fields.get(key, "").lower() in ("true", "1") for key in keys)
+
+
+def _meta_content(path: Path, stream: BinaryIO, fields: dict[str, str], length: int) -> bytes:
+    """The bytes of the values, exactly `length`."""
+    name = fields["ElementDataFile"]
+    if not _is_true(fields, "BinaryData") or name == "LIST" or "%" in name:
+        raise InputError(
+            f"{path}: values as text or in many files are not read; convert it to one .mha or .nii.gz"
+        )
+    if name != "LOCAL":
+        other = path.with_name(Path(name).name)
+        if not other.exists():
+            raise InputError(f"{path}: its values are in {other.name}, which is not beside it")
+        with other.open("rb") as values:
+            return _meta_content(path, values, {**fields, "ElementDataFile": "LOCAL"}, length)
+    skip = int(fields.get("HeaderSize", 0))
+    if skip == -1:
+        stream.seek(-length, os.SEEK_END)
+    elif skip:
+        stream.seek(skip)
+    if not _is_true(fields, "CompressedData"):
+        content = stream.read(length)
+    else:
+        unpacker = zlib.decompressobj(32 + zlib.MAX_WBITS)  # zlib, or gzip
+        content = unpacker.decompress(stream.read(), length + 1)
+        unpacker.decompress(unpacker.unconsumed_tail, 1)  # reads the checksum
+        if not unpacker.eof:
+            raise EOFError
+    if len(content) != length:
+        raise EOFError
+    return content
+
+
+def _meta_affine(fields: dict[str, str], dimensions: int) -> NDArray[np.float64]:
+    def numbers(keys: tuple[str, ...], default: NDArray[np.float64]) -> NDArray[np.float64]:
+        text = next((fields[key] for key in keys if key in fields), None)
+        return default if text is None else np.array(text.split(), float).reshape(default.shape)
+
+    # One row for each image axis.
+    direction = numbers(("TransformMatrix", "Rotation", "Orientation"), np.eye(dimensions))
+    spacing = numbers(("ElementSpacing", "ElementSize"), np.ones(dimensions))
+    affine = np.eye(4)
+    affine[:3, :3] = direction[:3, :3].T * spacing[:3]
+    affine[:3, 3] = numbers(("Offset", "Position", "Origin"), np.zeros(dimensions))[:3]
+    return _swap_axes(affine)
+
+
+# --- NRRD -------------------------------------------------------------------------------------------------
+
+
+def _load_nrrd(path: Path) -> Stored:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
-    reader.SetImageIO("MetaImageIO" if kind == "mha" else "NrrdImageIO")
+    reader.SetImageIO("NrrdImageIO")
     try:
+        head = _nrrd_head(path)
         reader.ReadImageInformation()
         size = reader.GetSize()
         _check_layout(path, size, reader.GetNumberOfComponents())
         if len(size) > 3:  # a fourth axis of length 1
             reader.SetExtractSize([*size[:3], 0])
         image = reader.Execute()
-        head = _check_packed(path, kind)
-    except (RuntimeError, EOFError, OSError, zlib.error) as error:
-        if isinstance(error, PermissionError):
-            raise
-        raise InputError(f"{path}: not a readable image; it is damaged, cut short, or not complete") from None
+    except PermissionError:
+        raise
+    except (RuntimeError, EOFError, OSError, zlib.error):
+        raise InputError(
+            f"{path}: not an NRRD image, or damaged, or cut short; copy or convert it again"
+        ) from None
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
     affine[:3, 3] = image.GetOrigin()
-    findings = () if _says_orientation(head, kind) else (_orientation_unknown(path),)
-    return Stored(sitk.GetArrayFromImage(image), _swap_axes(affine), kind, findings=findings)
+    findings = () if b"\nspace:" in head else (_orientation_unknown(path),)
+    return Stored(sitk.GetArrayFromImage(image), _swap_axes(affine), "nrrd", findings=findings)
 
 
-def _check_packed(path: Path, kind: str) -> bytes:
-    """Unpack compressed values up to their checksum, which the readers ignore; return the text header."""
-    packed = rb"^CompressedData *= *True" if kind == "mha" else rb"^encoding: *(gzip|gz)"
+def _nrrd_head(path: Path) -> bytes:
+    """The text header; packed values are unpacked once up to their checksum, which the reader ignores."""
     head = b""
     with path.open("rb") as stream:
-        while line := stream.readline():
+        while (line := stream.readline()).strip():  # the header ends with an empty line
             head += line
-            if line.startswith(b"ElementDataFile") if kind == "mha" else not line.strip():
-                break
-        elsewhere = re.search(rb"^(data ?file:|ElementDataFile *=(?! *LOCAL))", head, re.M)
-        if re.search(packed, head, re.M | re.I) and not elsewhere:
-            unpacker = zlib.decompressobj(32 + zlib.MAX_WBITS)  # gzip or zlib
+        elsewhere = re.search(rb"^data ?file:", head, re.M)
+        if re.search(rb"^encoding: *(gzip|gz)", head, re.M) and not elsewhere:
+            unpacker = zlib.decompressobj(32 + zlib.MAX_WBITS)
             while block := stream.read(_BLOCK >> 4):
                 unpacker.decompress(block)
             if not unpacker.eof:
@@ -301,10 +421,7 @@ def _check_packed(path: Path, kind: str) -> bytes:
     return head
 
 
-def _says_orientation(head: bytes, kind: str) -> bool:
-    if kind == "mha":
-        return any(key in head for key in (b"TransformMatrix", b"Rotation", b"Orientation"))
-    return b"\nspace:" in head
+# --- headers of MetaImage and NRRD ------------------------------------------------------------------------
 
 
 def _numbers(values: NDArray[np.float64], join: str = " ") -> str:
