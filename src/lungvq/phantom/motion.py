@@ -172,11 +172,11 @@ def newton_step(g, ex, ey, ez):
 
 @numba.njit(cache=True)
 def unstretch(m, x, y, z, gx, gy, gz, grad):
-    """Inverse of the stretch alone, by Newton's method from the guess ``(gx, gy, gz)``."""
+    """Inverse of the stretch alone, to 0.01 mm, by Newton's method from the guess ``(gx, gy, gz)``."""
     for _ in range(30):
         a, b, c = stretch(m, gx, gy, gz, grad)
         ex, ey, ez = x - a, y - b, z - c
-        if abs(ex) + abs(ey) + abs(ez) < 1e-3:
+        if abs(ex) + abs(ey) + abs(ez) < 1e-2:
             break
         dx, dy, dz = newton_step(grad, ex, ey, ez)
         gx, gy, gz = gx + dx, gy + dy, gz + dz

@@ -6,22 +6,13 @@ import numba
 import numpy as np
 
 from lungvq.phantom.motion import backward, det, forward, unstretch
-from lungvq.phantom.shape import body_hu, cage, lung_and_lobe, outline
+from lungvq.phantom.shape import body_hu, cage, lobe, lung, outline
 from lungvq.phantom.tissue import composition
 
 FISSURE_MM = 0.8  # thickness, in the stretched lung
 FISSURE_EXCESS = 0.8  # g/mL above the parenchyma around it, at expiration
 DENSE = 1.04  # g/mL on the CT scale: blood and tissue, 40 HU
 FULL = 65535.0  # coverage 1 in uint16
-
-
-@numba.njit(cache=True)
-def parcel(c, m, t, x, y, z, h, grad):
-    """Mass of a point of the expiratory lung, averaged over `h` mm across fissures, and what it gains (g/mL)."""
-    _, _, fissure = lung_and_lobe(c, m, x, y, z, grad)
-    dry, blood, gained, _ = composition(t, x, y, z)
-    plate = max(0.0, min(FISSURE_MM, 0.5 * (FISSURE_MM + h) - fissure)) / h
-    return dry + blood + plate * FISSURE_EXCESS, gained
 
 
 @numba.njit(parallel=True, cache=True)
@@ -58,15 +49,20 @@ def render_lungs(c, m, t, breath_in, shape, affine, ribs_rise, rho, cover, body,
                     wx, wy, wz = unstretch(m, x, y, z, wx + hx, wy, wz, grad)
                     px, py, pz, rz = wx, wy, wz, z - ribs_rise
                 lx, ly, lz, jac = px, py, pz, 1.0
-                d, label, _ = lung_and_lobe(c, m, px, py, pz, grad)
+                side = 1 if px > c.midline else 0
+                d = lung(c, side, px, py, pz)
                 if d < 15.0 and breath_in:
                     lx, ly, lz = backward(m, x, y, z, px + ox, py + oy, pz + oz, 1e-3, grad, work)
                     ox, oy, oz = lx - px, ly - py, lz - pz
                     jac = det(grad)
-                    d, label, _ = lung_and_lobe(c, m, lx, ly, lz, grad)
+                    side = 1 if lx > c.midline else 0
+                    d = lung(c, side, lx, ly, lz)
                 share = min(1.0, max(0.0, 0.5 - d * jac ** (1 / 3) / h))
                 if share > 0:
-                    mass, gained = parcel(c, m, t, lx, ly, lz, h, grad)
+                    label, fissure = lobe(c, m, side, lx, ly, lz, grad)
+                    dry, blood, gained, _ = composition(t, lx, ly, lz)
+                    plate = max(0.0, min(FISSURE_MM, 0.5 * (FISSURE_MM + h) - fissure)) / h
+                    mass = dry + blood + plate * FISSURE_EXCESS
                     rho[k, j, i] = (mass + gained) / jac if breath_in else mass
                     cover[k, j, i] = share
                     if share >= 0.5:
