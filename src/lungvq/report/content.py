@@ -135,8 +135,33 @@ def _finding(finding: Finding) -> dict[str, str]:
         "value": measured(finding.value),
         "limit": measured(finding.limit),
         "advice": finding.advice,
-        "touches": ", ".join(t.replace("_", " ") for t in finding.touches),
+        "touches": ", ".join(_touched(finding.touches)),
     }
+
+
+_TOUCH_TITLES = {
+    "jacobian": "Jacobian",
+    "prm": "PRM",
+    "perfusion_ctp": "apparent mass change",
+    "vq_log2": "V/Q",
+    "vq_class": "V/Q",
+    "left": "left lung",
+    "right": "right lung",
+    "all": "everything",
+}
+
+
+def _touched(names: Iterable[str]) -> list[str]:
+    """What a finding touches, in words; variants of a map that is named are understood.
+
+    Examples
+    --------
+    >>> _touched(["ventilation", "ventilation_hu", "vq_log2", "vq_class"])
+    ['ventilation', 'V/Q']
+    """
+    names = list(names)
+    shown = [name for name in names if not any(name.startswith(f"{other}_") for other in names)]
+    return list(dict.fromkeys(_TOUCH_TITLES.get(name, name.replace("_", " ")) for name in shown))
 
 
 # -------------------------------------------------------------------------------------- key numbers

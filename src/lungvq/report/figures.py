@@ -37,6 +37,7 @@ _GAP = 10  # px between panels
 _PANEL_PX = 372  # width of the widest panel
 _DIM = 0.38  # the CT around and under a map
 _MARGIN_MM = 8.0  # shown around the lungs
+_BORDER = (0.96, 0.72, 0.16, 0.9)  # seen on dark lung and on bright wall alike
 _LEVEL = -600.0  # HU: the middle of the CT window
 
 CLASS_COLOURS: dict[str, tuple[float, float, float]] = {
@@ -295,7 +296,7 @@ def registration_layers(result: CaseResult, cuts: Cuts) -> list[Picture]:
         for (plane, _), panel, borders in zip(places, panels, lines, strict=True):
             y = 44 + (height - panel.shape[0]) // 2
             plate.image(x, y, panel)
-            plate.lines(x, y, borders, alpha=0.55)
+            plate.lines(x, y, borders, colour=_BORDER)
             plate.letters(x, y, (panel.shape[1], panel.shape[0]), plane.letters, all_four=True)
             x += panel.shape[1] + _GAP
         alt = f"{title}: coronal, axial and sagittal CT with the outline of the expiratory lungs."

@@ -194,7 +194,7 @@ class Plate:
     def __init__(self, width: int, height: int) -> None:
         self.canvas = np.empty((height, width, 3), np.float32)
         self.canvas[:] = _PAPER
-        self._lines: list[tuple[list[NDArray[np.float64]], float, float]] = []
+        self._lines: list[tuple[list[NDArray[np.float64]], float, tuple[float, ...]]] = []
         self._words: list[tuple[float, float, str, dict[str, object]]] = []
 
     def image(self, x: int, y: int, rgb: np.ndarray) -> None:
@@ -209,10 +209,10 @@ class Plate:
         lines: Sequence[NDArray[np.float64]],
         *,
         width: float = 0.9,
-        alpha: float = 0.8,
+        colour: tuple[float, float, float, float] = (1, 1, 1, 0.8),
     ) -> None:
-        """Draw thin white lines given relative to (x, y)."""
-        self._lines.append(([line + np.array([x, y]) for line in lines], width, alpha))
+        """Draw thin lines given relative to (x, y)."""
+        self._lines.append(([line + np.array([x, y]) for line in lines], width, colour))
 
     def text(
         self, x: float, y: float, words: str, *, size: float = 15, ha: str = "left", va: str = "center",
@@ -246,7 +246,7 @@ class Plate:
         self.image(x, y, np.repeat(scale.rgb(ramp)[None], 12, axis=0))
         for value, label in scale.ticks:
             at = x + (value - scale.low) / (scale.high - scale.low) * width
-            self.lines(at, y + 12, [np.array([[0.0, 0.0], [0.0, 4.0]])], width=1.0, alpha=0.9)
+            self.lines(at, y + 12, [np.array([[0.0, 0.0], [0.0, 4.0]])], width=1.0)
             ha = "left" if at < x + 6 else "right" if at > x + width - 6 else "center"
             self.text(at, y + 26, label, size=14, ha=ha)
         if scale.mark:
@@ -266,8 +266,8 @@ class Plate:
             interpolation="nearest",
             aspect="auto",
         )
-        for lines, line_width, alpha in self._lines:
-            axes.add_collection(LineCollection(lines, colors=[(1, 1, 1, alpha)], linewidths=line_width))
+        for lines, line_width, colour in self._lines:
+            axes.add_collection(LineCollection(lines, colors=[colour], linewidths=line_width))
         for x, y, words, style in self._words:
             axes.text(x, y, words, parse_math=False, path_effects=[_HALO], **style)  # type: ignore[arg-type]
         axes.set(xlim=(0, width), ylim=(height, 0))
