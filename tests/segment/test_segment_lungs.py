@@ -161,6 +161,12 @@ def test_what_is_no_chest_is_refused_in_one_sentence(array):
     assert "\n" not in str(caught.value)
 
 
+def test_lung_bases_on_an_abdominal_scan_are_refused():
+    ct, _ = cropped(make_chest(), (slice(0, 45), ALL, ALL))
+    with pytest.raises(InputError, match=r"no lungs found but their lowest \d+ mm"):
+        segment(ct)
+
+
 def test_the_same_scan_gives_the_same_masks():
     ct = make_chest(spacing=(4.0, 4.0, 4.0)).ct
     first, second = segment(ct), segment(ct)

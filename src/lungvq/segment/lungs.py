@@ -24,6 +24,7 @@ CLOSING_MM = 9.0
 BODY_HU = -350.0
 MIN_LUNGS_ML = 250.0
 MIN_PIECE_ML = 8.0
+MIN_BASES_MM = 110.0
 SPLIT_LADDER_MM = (1.0, 2.0, 4.0, 7.0, 10.0, 14.0)
 
 Mask = NDArray[np.bool_]
@@ -189,6 +190,7 @@ def find_lungs(coarse: Volume, body: Body, airways: Mask, threshold: float) -> N
     aerated = body.inside & (coarse.array < threshold)
     aerated &= ~dilate(airways, 2.6, spacing)
     pieces = _lung_pieces(coarse, aerated)
+    _refuse_bases(pieces > 0, coarse)
     sides = part_by_side(coarse, pieces, body.midline_mm)
     closed = np.zeros(coarse.shape, np.uint8)
     whole = sides > 0
@@ -252,6 +254,16 @@ def _lung_pieces(coarse: Volume, aerated: Mask) -> NDArray[np.int32]:
         keep[n] = n == main or (not gas and in_chest and (large or stop - start > 2)) or (large and overlap)
     pieces: NDArray[np.int32] = np.where(keep[labels], labels, 0).astype(np.int32)
     return pieces
+
+
+def _refuse_bases(lungs: Mask, coarse: Volume) -> None:
+    """An abdominal scan shows the bottom of the lungs: short, and widest where the scan ends above."""
+    area = lungs.sum(axis=(1, 2))
+    height = float(np.count_nonzero(area) * coarse.spacing[0])
+    if area[-1] > 0.6 * area.max() and area[0] < 0.2 * area.max() and height < MIN_BASES_MM:
+        raise InputError(
+            f"no lungs found but their lowest {height:.0f} mm: the scan ends there; is this an abdominal CT?"
+        )
 
 
 def _is_main_lung(description: tuple[float, float, int, int], dz: float, slices: int) -> bool:

@@ -21,6 +21,7 @@ __all__ = ["HuReferences", "reference_tissue", "track_aorta"]
 
 AORTA_RADIUS_MM = (8.0, 18.0)
 AORTA_CHAIN_MM = 40.0
+AORTA_ASIDE_MM = 10.0
 BLOOD_HU = (-15.0, 110.0)  # wide enough for an offset of 30 HU and for smoothed noise
 MIN_AIR_ML = 0.3
 MIN_BLOOD_ML = 3.0
@@ -187,10 +188,12 @@ def track_aorta(
         growing = still + [[d] for d in discs]
     chains += growing
     long = [np.array(c) for c in chains if (len(c) - 1) * dz >= AORTA_CHAIN_MM]
-    if not long:
+    # What stays in the middle all along is oesophagus and mediastinum: the aorta comes down from the side.
+    beside = [c for c in long if np.percentile(abs(c[:, 0] - midline_mm), 90) >= AORTA_ASIDE_MM]
+    if not beside:
         return np.empty((0, 4))
     # Steady in radius and place, and long.
-    return max(long, key=lambda c: len(c) / (4.0 + c[:, 3].std() + np.diff(c[:, :2], axis=0).std()))
+    return max(beside, key=lambda c: len(c) / (4.0 + c[:, 3].std() + np.diff(c[:, :2], axis=0).std()))
 
 
 def _discs(
