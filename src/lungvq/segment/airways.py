@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from lungvq.segment._coarse import coarsen
+from lungvq.segment._coarse import box_around, coarsen
 from lungvq.volume import Volume
 
 SEED_AREA_MM2 = (50.0, 800.0)
@@ -169,10 +169,13 @@ def grow_airways(ct: Volume, trachea: Trachea) -> tuple[Volume, bool]:
     limit = int(MAX_AIRWAY_ML / fine.voxel_ml)
     air = float(np.median(array[tuple(seeds.T)]))
     kept, kept_count = np.zeros(fine.shape, bool), 0
-    for threshold in np.arange(air + 40, -550, 15):
+    for threshold in np.arange(air + 10, -550, 15):
         mask, count = _flood(array, seeds, threshold, limit)
         jump = 1.25 * kept_count + 15 / fine.voxel_ml  # the larynx may open at once: some 10 mL
         if count >= limit or (kept_count * fine.voxel_ml > 8 and count > jump):
             break
         kept, kept_count = mask, count
+    if kept_count:  # noise leaves single holes in the lumen
+        box = box_around(kept, (2, 2, 2))
+        kept[box] |= ndimage.binary_closing(kept[box])
     return Volume(kept, fine.affine), kept_count == 0

@@ -1,0 +1,38 @@
+"""The digital chest knows its lobes on both breath-holds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from analytic_chest import dice
+
+from lungvq.anatomy import LOBES
+from lungvq.phantom import make_phantom
+from lungvq.segment import segment
+from lungvq.segment.lobes import lobes_from_prior
+
+
+@pytest.fixture(scope="module", params=["emphysema", "collapsed-left"])
+def phantom(request):
+    return make_phantom(request.param, seed=11, spacing=4.0)
+
+
+@pytest.mark.parametrize("breath", ["insp", "exp"])
+def test_both_lungs_agree_with_the_truth(phantom, breath):
+    ct = getattr(phantom, breath).reorient("SPL")
+    lobes = getattr(phantom.truth, f"lobes_{breath}").reorient("SPL").array
+    anatomy = segment(ct)
+    left = np.isin(lobes, (LOBES["LUL"], LOBES["LLL"]))
+    assert dice(anatomy.lungs.array == 1, left) > 0.98
+    assert dice(anatomy.lungs.array == 2, (lobes > 0) & ~left) > 0.98
+    codes = {f.code for f in anatomy.findings}
+    assert ("LUNG_COLLAPSED" in codes) == (phantom.case == "collapsed-left")
+
+
+def test_the_prior_finds_most_of_each_lobe(phantom):
+    truth = phantom.truth.lobes_insp.reorient("SPL")
+    lungs = truth.like(np.where(truth.array == 0, 0, np.where(truth.array <= 2, 1, 2)).astype(np.uint8))
+    found = lobes_from_prior(lungs).array
+    for name in ("RUL", "RLL"):
+        assert dice(found == LOBES[name], truth.array == LOBES[name]) > 0.75, name
+    assert dice(found == LOBES["RML"], truth.array == LOBES["RML"]) > 0.5
