@@ -12,7 +12,7 @@ BLOOD_HU = 45.0
 """CT number of unenhanced blood that the scale is set to."""
 
 _AIR_RANGE = (-1060.0, -900.0)
-_BLOOD_RANGE = (0.0, 90.0)  # beyond: contrast medium, or not blood
+_BLOOD_RANGE = (0.0, 70.0)  # beyond: contrast medium, or not blood
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def calibrate_hu(air_hu: float | None, blood_hu: float | None) -> Calibration:
     ----------
     air_hu, blood_hu : float or None
         Medians in the eroded tracheal lumen and in the aorta or heart. A value that cannot be what it is
-        taken for (air outside -1060..-900 HU, blood outside 0..90 HU) is not used.
+        taken for (air outside -1060..-900 HU, blood outside 0..70 HU) is not used.
 
     Returns
     -------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from lungvq import _sampling
@@ -28,12 +30,13 @@ def match(insp: Breath, exp: Breath, registration: Registration) -> MatchedPair:
         the inspiratory mask's volume.
     """
     lungs = registration.lungs
-    hu_exp = _lung_hu(exp, lungs.grid)
-    fine = _lung_hu(
-        insp,
-        insp.ct.grid.with_spacing([max(a, b) for a, b in zip(insp.ct.spacing, lungs.spacing, strict=True)]),
+    # Both scans take the same two steps, so that a scan matched to itself shows no difference.
+    still = registration.displacement.like(np.zeros_like(registration.displacement.array))
+    hu_exp, hu_insp = (
+        lungs.like(through(_lung_hu(breath, lungs.spacing), motion, lungs.grid, fill=np.nan))
+        for breath, motion in ((exp, still), (insp, registration.displacement))
     )
-    hu_insp = lungs.like(through(fine, registration.displacement, lungs.grid, fill=np.nan))
+    hu_exp = lungs.like(_gapless(hu_exp.array))
     inside = lungs.array > 0
     hu_insp = lungs.like(np.where(inside, _gapless(hu_insp.array), np.nan).astype(np.float32))
     jacobian = lungs.like(
@@ -63,8 +66,9 @@ def _expected(insp: Breath, exp: Breath, lungs: Volume, name: str) -> float:
     return insp.totals[name].volume_ml * (here / there if there else 1.0)
 
 
-def _lung_hu(breath: Breath, grid: Grid) -> Volume:
-    """Calibrated HU of the lungs alone on another grid: the chest wall does not leak into the pleura."""
+def _lung_hu(breath: Breath, spacing: Sequence[float]) -> Volume:
+    """Calibrated HU of the lungs alone, no finer than `spacing`; the chest wall does not leak into the pleura."""
+    grid = breath.ct.grid.with_spacing([max(a, b) for a, b in zip(breath.ct.spacing, spacing, strict=True)])
     inside = (breath.anatomy.lungs.array > 0).astype(np.float32)
     above = breath.ct.like(breath.calibrate(breath.ct.array) * inside).resample(grid, fill=0.0).array
     below = breath.ct.like(inside).resample(grid, fill=0.0).array
