@@ -49,14 +49,14 @@ def breathing(centre, radii, stretch, wobble, rng):
     return phi
 
 
-def invert(phi, points, rounds=60):
+def invert(phi, points, rounds=18):
     x = points.copy()
     for _ in range(rounds):
         x = x + 0.7 * (points - phi(x))
     return x
 
 
-def make_pair(seed=0, *, spacing=2.0, stretch=40.0, wobble=3.0, noise=15.0, scale=1.0, offset=(0, 0, 0)):
+def make_pair(seed=0, *, spacing=2.0, stretch=36.0, wobble=3.0, noise=15.0, scale=0.8, offset=(0, 0, 0)):
     rng = np.random.default_rng(seed)
     radii = np.array([36.0, 48.0, 64.0]) * scale
     centres = {1: np.array([45.0, 0, 0]) * scale, 2: np.array([-45.0, 0, 0]) * scale}

@@ -79,7 +79,7 @@ def _costs(fixed, moving, pad, nodes, spread, step, steps):
                 for b in range(width):
                     line = moving[z + pad + (a - steps) * step, y + pad + (b - steps) * step]
                     for c in range(width):
-                        row[c] = _count_bits(code ^ line[first + c * step])
+                        row[c] = _count_bits(code ^ line[first + c * step])  # type: ignore[call-arg]
                     base = (a * width + b) * width
                     for c in range(width):
                         out[n, base + c] += np.uint16(row[c])

@@ -34,7 +34,7 @@ from lungvq.volume import Grid, Volume, grid_around
 
 __all__ = ["RegisterOptions", "Registration", "register", "warp_labels"]
 
-_OUTSIDE_HU = -400.0
+_OUTSIDE_HU = -600.0  # near enough to lung that its edge does not drown the texture beside it
 _CLIP_HU = (-1000.0, 100.0)
 _SMALLEST_JACOBIAN = 0.1
 _UNFOLD_SIGMAS = (1.0, 1.5, 2.0, 2.0, 3.0, 3.0, 4.0, 4.0, 6.0, 8.0)  # voxels
@@ -52,8 +52,6 @@ class RegisterOptions:
     ----------
     spacing_mm : float
         Of the working grid, on which the results lie.
-    fine_mm : float or None
-        Spacing of the last refinement; None to do without.
     jacobian_sigma_mm : float
         Gaussian sigma of the average that makes `Registration.jacobian`.
     margin_mm : float
@@ -63,7 +61,6 @@ class RegisterOptions:
     """
 
     spacing_mm: float = 2.0
-    fine_mm: float | None = 1.5
     jacobian_sigma_mm: float = 4.0
     margin_mm: float = 20.0
     smallest_lung_ml: float = 10.0
@@ -143,9 +140,15 @@ class _Source:
         hu = self.scan.resample(grid, fill=_OUTSIDE_HU).array
         return _Lung(hu, self.lung.resample(grid, fill=0.0).array, grid)
 
-    def around(self, spacing: float, margin: float) -> _Lung:
-        """On a working grid of its own."""
-        return self.on(grid_around(self.corners(), spacing, margin))
+    def around(self, lattice: Grid, margin: int) -> _Lung:
+        """On a working grid of its own whose voxels fall in with those of `lattice`, beyond it where need be."""
+        index = lattice.index(self.corners())
+        low = np.floor(index.min(axis=0)).astype(int) - margin
+        high = np.ceil(index.max(axis=0)).astype(int) + margin
+        affine = lattice.affine.copy()
+        affine[:3, 3] = lattice.world(low)
+        k, j, i = (int(n) for n in high - low + 1)
+        return self.on(Grid((k, j, i), affine))
 
 
 @dataclass(frozen=True, eq=False)
@@ -327,7 +330,7 @@ def _register_lung(
     """Register one lung on its part of the grid `whole`."""
     h = options.spacing_mm
     box = _box_around(fixed.corners(), whole, _BOX_MARGIN)
-    a, b = fixed.on(whole.crop(box)), moving.around(h, 10.0)
+    a, b = fixed.on(whole.crop(box)), moving.around(whole, _BOX_MARGIN)
     mask = a.mask
 
     scale, shift = moments_map(a.share, b.share)
@@ -342,16 +345,8 @@ def _register_lung(
         field = discrete.search(a.hu, mask, b.hu, b.share, padded, pad, level, outside=_OUTSIDE_HU)
         progress.fraction(0.2 * (n + 1))
     field = refine.refine(a.hu, a.share, b.hu, b.share, field, refine.STAGES, outside=_OUTSIDE_HU)
-    motion = _to_mm(field, a.grid, b.grid)
-    progress.fraction(0.8)
-    if options.fine_mm is not None:
-        fine_a, fine_b = fixed.around(options.fine_mm, 8.0), moving.around(options.fine_mm, 8.0)
-        fine = _to_index(_resample(motion, a.grid, fine_a.grid), fine_a.grid, fine_b.grid)
-        fine = refine.refine(
-            fine_a.hu, fine_a.share, fine_b.hu, fine_b.share, fine, refine.FINE_STAGES, outside=_OUTSIDE_HU
-        )
-        motion = _resample(_to_mm(fine, fine_a.grid, fine_b.grid), fine_a.grid, a.grid)
-    motion = _unfold(extrapolate(motion, mask), mask, h)
+    progress.fraction(0.9)
+    motion = _unfold(extrapolate(_to_mm(field, a.grid, b.grid), mask), mask, h)
     progress.fraction(1.0)
 
     raw = jacobian(motion / h)
@@ -458,15 +453,6 @@ def _to_mm(field: Array, fixed: Grid, moving: Grid) -> Array:
 
 def _to_index(motion: Array, fixed: Grid, moving: Grid) -> Array:
     return (motion - _offset(fixed, moving)) / np.float32(fixed.spacing[0])
-
-
-def _resample(motion: Array, old: Grid, new: Grid) -> Array:
-    """A field on another grid; beyond the old one its edge values hold."""
-    to_old = (np.linalg.inv(old.affine) @ new.affine)[:3]
-    index = np.stack(np.meshgrid(*(np.arange(n, dtype=np.float32) for n in new.shape), indexing="ij"))
-    scale = np.diag(to_old)[:, None, None, None].astype(np.float32)  # both grids lie along the body axes
-    away = (scale - 1) * index + to_old[:, 3][:, None, None, None].astype(np.float32)
-    return pull(motion, away, True, np.float32(0))
 
 
 def _bounding(mask: Mask, margin: Sequence[int] = (0, 0, 0)) -> Box:

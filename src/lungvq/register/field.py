@@ -309,7 +309,9 @@ def extrapolate(values: Array, mask: Mask, *, sigma: float | None = 2.0) -> Arra
     rest = values - affine
     if sigma is None:
         return affine + _push_pull(mask, rest)
-    rest = np.where(mask, rest, LocalLine(mask, sigma)(rest))
+    line = LocalLine(mask, sigma)(rest)
+    line += gaussian_mean(np.where(mask, rest - line, 0), mask, 0.8)  # no step where the lines take over
+    rest = np.where(mask, rest, line)
     return affine + _push_pull(np.isfinite(rest[0]), rest)
 
 
@@ -327,7 +329,7 @@ def jacobian(field: Array) -> Array:
     --------
     >>> import numpy as np
     >>> k, j, i = np.indices((5, 6, 7)).astype(np.float32)
-    >>> float(jacobian(np.stack([0.1 * k, 0.2 * j, 0.4 * i])).mean().round(4))
+    >>> round(float(jacobian(np.stack([0.1 * k, 0.2 * j, 0.4 * i])).mean()), 4)
     1.848
     """
     g = [np.gradient(component) for component in field]

@@ -28,7 +28,7 @@ from lungvq.register.field import (
     smooth,
 )
 
-__all__ = ["FINE_STAGES", "STAGES", "Stage", "local_correlation", "pleura_distance", "refine"]
+__all__ = ["STAGES", "Stage", "local_correlation", "pleura_distance", "refine"]
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,14 @@ class Stage:
 
 
 STAGES = (Stage(4.0, 4), Stage(2.5, 4))
-FINE_STAGES = (Stage(2.5, 4),)
 
 _NORMALISE = 2.0  # sigma of the window in which gain and offset are fitted, voxels
-_NOISE_HU = 25.0
-_RIDGE = 0.05
+_NOISE_HU = 25.0  # below this a difference says nothing
+_RIDGE = 0.05  # information per voxel^2 below which a place follows its surroundings
 _PLEURA_WEIGHT = 2.0
-_PLEURA_BAND = 2.0  # voxels
+_PLEURA_BAND = 2.0  # voxels to both sides
 _PLEURA_DOUBT = 2.0  # voxels of distance at which the two masks are taken to disagree
-_LARGEST_STEP = 1.0
+_LARGEST_STEP = 1.0  # voxels
 
 
 def pleura_distance(share: Array, *, sigma: float = 1.0) -> Array:
@@ -64,13 +63,23 @@ def pleura_distance(share: Array, *, sigma: float = 1.0) -> Array:
     """
     soft = np.clip(blur(share, sigma), 0.01, 0.99)
     width = np.sqrt(sigma**2 + 1 / 12)
-    return (width * np.sqrt(2) * erfinv(1 - 2 * soft)).astype(np.float32)
+    distance: Array = (width * np.sqrt(2) * erfinv(1 - 2 * soft)).astype(np.float32)
+    return distance
+
+
+def _with_gradients(image: Array, distance: Array) -> Array:
+    """Image, its gradient, distance and its gradient: (K, J, I, 8).
+
+    By central differences: those within a cell would draw the field to where interpolation averages most noise.
+    """
+    channels = [image, *np.gradient(image), distance, *np.gradient(distance)]
+    return np.ascontiguousarray(np.stack(channels, axis=-1, dtype=np.float32))
 
 
 @numba.njit(parallel=True, cache=True)
-def _gather(image, distance, field, domain, outside, far):
-    """Moving image, its gradient, moving distance and its gradient at the mapped voxels: (8, k, j, i)."""
-    nz, ny, nx = image.shape
+def _gather(source, field, domain, outside, far):
+    """Trilinear values of `source` (K, J, I, 8) at the mapped voxels of `domain`: (8, k, j, i)."""
+    nz, ny, nx = source.shape[:3]
     shape = domain.shape
     out = np.zeros((8, shape[0], shape[1], shape[2]), np.float32)
     for k in numba.prange(shape[0]):
@@ -79,30 +88,17 @@ def _gather(image, distance, field, domain, outside, far):
                 if not domain[k, j, i]:
                     continue
                 z, y, x = k + field[0, k, j, i], j + field[1, k, j, i], i + field[2, k, j, i]
-                if not (0 <= z < nz - 1 and 0 <= y < ny - 1 and 0 <= x < nx - 1):
+                if not (0 <= z <= nz - 1 and 0 <= y <= ny - 1 and 0 <= x <= nx - 1):
                     out[0, k, j, i] = outside
                     out[4, k, j, i] = far
                     continue
-                a, b, c = int(z), int(y), int(x)
-                fz, fy, fx = z - a, y - b, x - c
-                for n in range(2):
-                    s = image if n == 0 else distance
-                    v000, v001 = s[a, b, c], s[a, b, c + 1]
-                    v010, v011 = s[a, b + 1, c], s[a, b + 1, c + 1]
-                    v100, v101 = s[a + 1, b, c], s[a + 1, b, c + 1]
-                    v110, v111 = s[a + 1, b + 1, c], s[a + 1, b + 1, c + 1]
-                    w00 = v000 + (v001 - v000) * fx
-                    w01 = v010 + (v011 - v010) * fx
-                    w10 = v100 + (v101 - v100) * fx
-                    w11 = v110 + (v111 - v110) * fx
-                    y0 = w00 + (w01 - w00) * fy
-                    y1 = w10 + (w11 - w10) * fy
-                    out[4 * n, k, j, i] = y0 + (y1 - y0) * fz
-                    out[4 * n + 1, k, j, i] = y1 - y0
-                    out[4 * n + 2, k, j, i] = (w01 - w00) * (1 - fz) + (w11 - w10) * fz
-                    low = (v001 - v000) * (1 - fy) + (v011 - v010) * fy
-                    high = (v101 - v100) * (1 - fy) + (v111 - v110) * fy
-                    out[4 * n + 3, k, j, i] = low * (1 - fz) + high * fz
+                a, b, c = min(int(z), nz - 2), min(int(y), ny - 2), min(int(x), nx - 2)
+                for corner in range(8):
+                    da, db, dc = corner >> 2, (corner >> 1) & 1, corner & 1
+                    w = (1 - abs(z - a - da)) * (1 - abs(y - b - db)) * (1 - abs(x - c - dc))
+                    s = source[a + da, b + db, c + dc]
+                    for n in range(8):
+                        out[n, k, j, i] += w * s[n]
     return out
 
 
@@ -126,7 +122,7 @@ def _normal_equations(fixed, gathered, stats, pleura, domain, noise2, pleura_wei
                     var_f = max(stats[1, k, j, i] - mean_f * mean_f, 0.0)
                     var_m = max(stats[3, k, j, i] - mean_m * mean_m, 0.0)
                     cov = stats[4, k, j, i] - mean_f * mean_m
-                    gain = max(cov, 0.0) / (var_m + noise2)
+                    gain = max(cov, 0.0) / (var_m + np.float32(1.0))
                     weight = 1.0 / (max(var_f - gain * cov, 0.0) + noise2)
                     r = (fixed[k, j, i] - mean_f) - gain * (gathered[0, k, j, i] - mean_m)
                     for n in range(2):
@@ -201,8 +197,9 @@ def _away(shape: tuple[int, ...], scale: float, shift: float) -> Array:
 
 
 def _local_sums(fixed: Array, warped: Array, weight: Array, blurred_weight: Array, sigma: float) -> Array:
+    """Local means over the domain of F, F^2, M, M^2 and F M: (5, K, J, I)."""
     sums = np.stack([fixed, fixed * fixed, warped, warped * warped, fixed * warped]) * weight
-    return blur(sums, sigma) / np.maximum(blurred_weight, 1e-6)
+    return blur(sums, sigma) / np.maximum(blurred_weight, np.float32(1e-6))
 
 
 def refine(
@@ -237,13 +234,14 @@ def refine(
     mask = share > 0.5
     domain = binary_dilation(mask, iterations=2)
     weight = domain.astype(np.float32)
-    pleura, moving_pleura = pleura_distance(share), pleura_distance(moving_share)
+    pleura = pleura_distance(share)
+    source = _with_gradients(moving, pleura_distance(moving_share))
     blurred = blur(weight, _NORMALISE)
     halve = _away(mask.shape, 0.5, -0.25)  # from a voxel to its place among the blocks of two, and back
     double = _away(tuple((n + 1) // 2 for n in mask.shape), 2.0, 0.5)
     for stage in stages:
         for _ in range(stage.iterations):
-            gathered = _gather(moving, moving_pleura, field, domain, np.float32(outside), np.float32(3.0))
+            gathered = _gather(source, field, domain, np.float32(outside), np.float32(3.0))
             stats = _local_sums(fixed, gathered[0], weight, blurred, _NORMALISE)
             sums = _normal_equations(
                 fixed,
@@ -292,4 +290,4 @@ def local_correlation(fixed: Array, warped: Array, mask: Mask, *, sigma: float =
     var_m = np.maximum(stats[3] - stats[2] ** 2, 0)
     cov = stats[4] - stats[0] * stats[2]
     correlation = cov / np.sqrt(var_f * var_m + _NOISE_HU**4 / 16)
-    return np.where(mask, np.clip(correlation, 0, 1), np.nan).astype(np.float32)
+    return np.where(mask, np.clip(correlation, 0, 1), np.float32(np.nan))
