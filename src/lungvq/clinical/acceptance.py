@@ -97,11 +97,9 @@ def graded(
     rank = sum(sign * value > sign * limit for limit in limits)
     severity = (Severity.PASS, Severity.WARN, Severity.FAIL)[rank]
     limit = float(limits[max(rank - 1, 0)])
-    relation = {0: "within", 1: "beyond", 2: "beyond"}[rank]
-    message = (
-        f"{what[:1].upper()}{what[1:]} is {value:.3g} {unit}".rstrip()
-        + f", {relation} the limit of {limit:g}."
-    )
+    beyond = "below" if high_is_good else "above"
+    relation = f"{beyond if rank else 'within'} the limit of {limit:.3g}"
+    message = " ".join(f"{what[:1].upper()}{what[1:]} is {value:.3g} {unit}".split()) + f", {relation}."
     return Finding(code, severity, message, value, limit, unit, advice if rank else "", touches)
 
 

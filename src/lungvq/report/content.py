@@ -228,7 +228,9 @@ def _class_bar(result: CaseResult, shown: bool) -> dict[str, Any]:
 
 
 def _scans(result: CaseResult) -> dict[str, Any]:
-    facts = list(dict.fromkeys(key for scan in result.scans for key in scan.facts))
+    # Identifiers are for machines: they are in run.json.
+    known = dict.fromkeys(key for scan in result.scans for key in scan.facts if not key.endswith("_uid"))
+    facts = [key for key in known if any(scan.facts.get(key) not in (None, "") for scan in result.scans)]
     rows = [("name", [scan.name for scan in result.scans])]
     rows += [(key, [_plain(scan.facts.get(key)) for scan in result.scans]) for key in facts]
     rows += [("SHA-256", [f"{scan.sha256[:16]}…" if scan.sha256 else MISSING for scan in result.scans])]
