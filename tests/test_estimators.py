@@ -8,11 +8,16 @@ from hypothesis import strategies as st
 from lungvq.hu import air_fraction, calibrate_hu, density
 from lungvq.pair import ErrorModel, LungTotals, MatchedPair, lung_totals, noise_sd
 from lungvq.perfusion import PerfusionOptions, blood_mass, mass_change, parenchyma, perfusion_terms
-from lungvq.regional import carry, close_sums, regional_mean
+from lungvq.regional import Neighbourhoods, carry, close_sums
 from lungvq.ventilation import air_gain, hu_gain, jacobian_gain, ventilation_terms
 from lungvq.volume import Volume
 
 AFFINE = np.array([[0, 0, 2.0, -50], [0, 2.0, 0, 10], [2.0, 0, 0, -300], [0, 0, 0, 1]])
+
+
+def averaged(array, lungs, sigma):
+    """Mean over Gaussian neighbourhoods, back on the grid of the lungs."""
+    return carry(Neighbourhoods(lungs, sigma).mean(array), lungs)
 
 
 def two_boxes(shape=(24, 22, 40)):
@@ -97,22 +102,22 @@ def test_calibration_uses_only_what_can_be_air_or_blood(air, blood, basis):
         assert line(np.array([-700.0])) == pytest.approx([-700.0])
 
 
-def test_regional_mean_keeps_a_constant_up_to_the_pleura_and_never_mixes_the_lungs():
+def test_a_mean_keeps_a_constant_up_to_the_pleura_and_never_mixes_the_lungs():
     lungs = two_boxes()
     values = lungs.like(
         np.where(lungs.array == 1, 3.0, np.where(lungs.array == 2, 7.0, 1e6)).astype(np.float32)
     )
-    back = carry(regional_mean(values, lungs, 5.0), lungs)
+    back = averaged(values, lungs, 5.0)
     assert back[lungs.array == 1] == pytest.approx(3.0)
     assert back[lungs.array == 2] == pytest.approx(7.0)
     assert np.isnan(back[lungs.array == 0]).all()
 
 
-def test_regional_mean_is_a_gaussian_far_from_the_pleura():
+def test_a_mean_is_a_gaussian_far_from_the_pleura():
     lungs = Volume(np.ones((41, 41, 41), np.uint8), AFFINE)
     point = np.zeros(lungs.shape, np.float32)
     point[20, 20, 20] = 1
-    mean = carry(regional_mean(lungs.like(point), lungs, 5.0), lungs)
+    mean = averaged(point, lungs, 5.0)
     distance_sq = sum((2.0 * (g - 20)) ** 2 for g in np.indices(lungs.shape))
     expected = np.exp(-distance_sq / (2 * 5.0**2))
     near = distance_sq < 10**2
@@ -122,7 +127,7 @@ def test_regional_mean_is_a_gaussian_far_from_the_pleura():
 def test_a_missing_lung_has_no_entry():
     lungs = two_boxes()
     only_right = lungs.like(np.where(lungs.array == 2, 2, 0).astype(np.uint8))
-    assert set(regional_mean(only_right, only_right, 5.0)) == {"right"}
+    assert set(Neighbourhoods(only_right, 5.0).mean(only_right.array)) == {"right"}
 
 
 def test_close_sums_scales_each_lung_to_its_own_total():
@@ -145,13 +150,13 @@ def test_terms_on_a_lung_that_expands_unevenly():
     pair = pair_of(lungs, gas, 1 - gas, gained, blood, gas + gained + 1 - gas + blood)
     terms = ventilation_terms(pair)
     found = carry(terms.air_insp, lungs) - carry(terms.air_exp, lungs)
-    smooth_truth = carry(regional_mean(lungs.like(gained.astype(np.float32)), lungs, 5.0), lungs)
+    smooth_truth = averaged(gained, lungs, 5.0)
     inside = lungs.array > 0
     assert found[inside] == pytest.approx(smooth_truth[inside], abs=2e-4)
     jacobian = jacobian_gain(carry(terms.jacobian, lungs))
     assert np.abs(jacobian[inside] - found[inside] - 0.01 * z[inside]).max() < 5e-3  # J - 1 counts blood too
     change = carry(perfusion_terms(pair).change, lungs)
-    smooth_change = carry(regional_mean(lungs.like(blood.astype(np.float32)), lungs, 10.0), lungs)
+    smooth_change = averaged(blood, lungs, 10.0)
     assert change[inside] == pytest.approx(smooth_change[inside], abs=2e-4)
 
 
@@ -195,9 +200,7 @@ def test_standard_error_of_a_mean_is_the_spread_of_means():
     # A second route to the noise term: average white noise over many Gaussians and look at the spread.
     lungs = Volume(np.ones((48, 48, 48), np.uint8), np.diag([2.0, 2, 2, 1]))
     rng = np.random.default_rng(0)
-    mean = carry(
-        regional_mean(lungs.like(rng.normal(0, 30, lungs.shape).astype(np.float32)), lungs, 5.0), lungs
-    )
+    mean = averaged(rng.normal(0, 30, lungs.shape), lungs, 5.0)
     inner = mean[10:-10, 10:-10, 10:-10]
     only_noise = ErrorModel(dir_error_mm=0, calibration_error_hu=0, noise_correlation_mm=2.0)
     pair = pair_of(lungs, *(np.full(lungs.shape, v) for v in (0.7, 0.3, 0.0, 0.0, 1.0)))

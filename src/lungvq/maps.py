@@ -11,7 +11,7 @@ from lungvq.clinical.prm import median_3x3, prm_class
 from lungvq.clinical.vq import relative_to_mean, vq_class, vq_log2
 from lungvq.findings import Finding
 from lungvq.perfusion import PerfusionTerms
-from lungvq.regional import LungField, carry, close_sums
+from lungvq.regional import LungField, carry, close_sums, reaching_out
 from lungvq.ventilation import VentilationTerms, jacobian_gain
 from lungvq.volume import Volume
 
@@ -90,9 +90,7 @@ def make_maps(
         "prm": np.where(inside, prm_class(*medians), 0).astype(np.uint8),
         "ventilation_se": onto(ventilation.standard_error),
         "perfusion_se": onto(perfusion.blood_se) / np.float32(mean_blood),
-        "registration_confidence": onto(
-            {lung: confidence for lung, label in LUNGS.items() if (lungs.array == label).any()}
-        ),
+        "registration_confidence": onto(dict.fromkeys(LUNGS, reaching_out(confidence))),
     }
     return {name: lungs.like(array) for name, array in arrays.items()}, _closing(factors)
 

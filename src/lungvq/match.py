@@ -10,7 +10,7 @@ from lungvq import _sampling
 from lungvq.anatomy import LOBES, LOBES_OF_LUNG, LUNGS
 from lungvq.breath import Breath
 from lungvq.pair import MatchedPair, noise_sd
-from lungvq.regional import fill_from_nearest
+from lungvq.regional import fill_from_nearest, reaching_out
 from lungvq.register import Registration, warp_labels
 from lungvq.volume import Grid, Volume
 
@@ -36,11 +36,11 @@ def match(insp: Breath, exp: Breath, registration: Registration) -> MatchedPair:
         lungs.like(through(_lung_hu(breath, lungs.spacing), motion, lungs.grid, fill=np.nan))
         for breath, motion in ((exp, still), (insp, registration.displacement))
     )
-    hu_exp = lungs.like(_gapless(hu_exp.array))
+    hu_exp = reaching_out(hu_exp)
     inside = lungs.array > 0
-    hu_insp = lungs.like(np.where(inside, _gapless(hu_insp.array), np.nan).astype(np.float32))
+    hu_insp = lungs.like(np.where(inside, reaching_out(hu_insp).array, np.nan).astype(np.float32))
     jacobian = lungs.like(
-        np.where(inside, _gapless(registration.jacobian_raw.array), np.nan).astype(np.float32)
+        np.where(inside, reaching_out(registration.jacobian_raw).array, np.nan).astype(np.float32)
     )
     for name, label in LUNGS.items():
         where = lungs.array == label
@@ -74,7 +74,7 @@ def _lung_hu(breath: Breath, spacing: Sequence[float]) -> Volume:
     below = breath.ct.like(inside).resample(grid, fill=0.0).array
     mean = np.full(above.shape, np.nan, np.float32)
     np.divide(above, below, out=mean, where=below > 0.05)
-    return Volume(_gapless(mean), grid.affine)
+    return reaching_out(Volume(mean, grid.affine))
 
 
 def carry_inspiration(displacement: Volume, insp: Breath, grid: Grid) -> Volume:
@@ -133,7 +133,3 @@ def _completed(lobes: np.ndarray, lungs: np.ndarray) -> np.ndarray:
         own = inside[box] & (_LUNG_OF_LABEL[lobes[box]] == label)
         result[box] = np.where(inside[box], fill_from_nearest(lobes[box], ~own), result[box])
     return result
-
-
-def _gapless(array: np.ndarray) -> np.ndarray:
-    return fill_from_nearest(array, np.isnan(array))

@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 
 from lungvq.hu import density
 from lungvq.pair import ErrorModel, MatchedPair
-from lungvq.regional import LungField, regional_mean
+from lungvq.regional import LungField, Neighbourhoods
 from lungvq.volume import Volume
 
 __all__ = ["PerfusionOptions", "PerfusionTerms", "blood_mass", "mass_change", "parenchyma", "perfusion_terms"]
@@ -147,15 +147,14 @@ def perfusion_terms(pair: MatchedPair, options: PerfusionOptions | None = None) 
     j = pair.jacobian.array
     exp, insp = density(pair.hu_exp.array), j * density(pair.hu_insp.array)
     tissue = _tissue_weights(pair, options)
-
-    def mean(array: np.ndarray, sigma: float, weights: np.ndarray | None = None) -> LungField:
-        return regional_mean(pair.hu_exp.like(array), pair.lungs, sigma, weights=weights)
+    small = Neighbourhoods(pair.lungs, options.sigma_mm, tissue)
+    whole, large = (Neighbourhoods(pair.lungs, sigma) for sigma in (options.sigma_mm, options.ctp_sigma_mm))
 
     average = float(((exp + insp) / 2)[tissue > 0].mean(dtype=np.float64)) if (tissue > 0).any() else 0.0
     extravascular = options.extravascular_share * average
-    small_exp, small_insp = mean(exp, options.sigma_mm, tissue), mean(insp, options.sigma_mm, tissue)
-    large_exp, large_insp = mean(exp, options.ctp_sigma_mm), mean(insp, options.ctp_sigma_mm)
-    jacobian = {s: mean(j, s) for s in (options.sigma_mm, options.ctp_sigma_mm)}
+    small_exp, small_insp = small.mean(exp), small.mean(insp)
+    large_exp, large_insp = large.mean(exp), large.mean(insp)
+    jacobian = {options.sigma_mm: whole.mean(j), options.ctp_sigma_mm: large.mean(j)}
 
     def error(inspired: LungField, sigma: float, share: float) -> LungField:
         return {
@@ -176,7 +175,7 @@ def perfusion_terms(pair: MatchedPair, options: PerfusionOptions | None = None) 
             for lung, part in large_exp.items()
         },
         change_se=error(large_insp, options.ctp_sigma_mm, 1.0),
-        density_exp=mean(exp, options.sigma_mm),
+        density_exp=whole.mean(exp),
         extravascular_g_ml=extravascular,
     )
 

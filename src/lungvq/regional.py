@@ -12,7 +12,7 @@ from scipy.ndimage import distance_transform_edt, find_objects, gaussian_filter
 from lungvq.anatomy import LUNGS
 from lungvq.volume import Volume
 
-__all__ = ["LungField", "carry", "close_sums", "fill_from_nearest", "regional_mean"]
+__all__ = ["LungField", "Neighbourhoods", "carry", "close_sums", "fill_from_nearest", "reaching_out"]
 
 _REACH = 3.0  # the Gaussian is cut at this many sigma
 _FAINT = 1e-4  # a mean that rests on less weight than this is not a mean
@@ -22,58 +22,62 @@ LungField = dict[str, Volume]
 few sigma beyond the lung so that it can be interpolated up to the pleura. A missing lung has no entry."""
 
 
-def regional_mean(
-    values: Volume, lungs: Volume, sigma_mm: float, *, weights: np.ndarray | None = None
-) -> LungField:
-    """Gaussian mean of `values` over the part of each lung that is near.
+class Neighbourhoods:
+    """Gaussian neighbourhoods inside each lung, over which any number of quantities can be averaged.
 
     Parameters
     ----------
-    values : Volume
-        Finite inside the lungs.
     lungs : Volume
-        1 left, 2 right, on the same grid.
+        1 left, 2 right.
     sigma_mm : float
         Of the Gaussian.
     weights : ndarray, optional
-        Non-negative, of the same shape; 0 leaves a voxel out. Default 1.
-
-    Returns
-    -------
-    LungField
-        ``sum(G w x) / sum(G w)``; NaN where no weight is within reach.
+        Non-negative, of the shape of `lungs`; 0 leaves a voxel out. Default 1.
 
     Notes
     -----
-    Normalised convolution (Knutsson and Westin, 1993): a constant stays constant up to the pleura.
+    ``sum(G w x) / sum(G w)``, normalised convolution (Knutsson and Westin, 1993): a constant stays constant
+    up to the pleura.
     """
-    sigma = [sigma_mm / s for s in values.spacing]
-    result: LungField = {}
-    for name, label in LUNGS.items():
-        box = _box(lungs.array == label, [int(np.ceil(_REACH * s)) + 1 for s in sigma])
-        if box is None:
-            continue
-        inside = lungs.array[box] == label
-        weight = inside.astype(np.float32) if weights is None else np.where(inside, weights[box], 0)
-        weight = weight.astype(np.float32)
-        weighted = np.where(inside, values.array[box], 0).astype(np.float32) * weight
-        options = {"sigma": sigma, "truncate": _REACH, "mode": "constant"}
-        above, below = gaussian_filter(weighted, **options), gaussian_filter(weight, **options)
-        mean = np.full(above.shape, np.nan, np.float32)
-        np.divide(above, below, out=mean, where=below > _FAINT)
-        result[name] = values.crop(box).like(mean)
-    return result
+
+    def __init__(self, lungs: Volume, sigma_mm: float, weights: np.ndarray | None = None) -> None:
+        self._lungs = lungs
+        self._sigma = [sigma_mm / s for s in lungs.spacing]
+        self._parts: list[tuple[str, tuple[slice, slice, slice], np.ndarray, np.ndarray]] = []
+        for name, label in LUNGS.items():
+            box = _box(lungs.array == label, [int(np.ceil(_REACH * s)) + 1 for s in self._sigma])
+            if box is None:
+                continue
+            inside = lungs.array[box] == label
+            weight = inside if weights is None else np.where(inside, weights[box], 0)
+            weight = weight.astype(np.float32)
+            self._parts.append((name, box, weight, self._spread(weight)))
+
+    def mean(self, array: np.ndarray) -> LungField:
+        """Weighted mean of `array`, finite inside the lungs, about each voxel; NaN where nothing is near."""
+        result: LungField = {}
+        for name, box, weight, total in self._parts:
+            weighted = np.where(weight > 0, array[box], 0).astype(np.float32) * weight
+            mean = np.full(weighted.shape, np.nan, np.float32)
+            np.divide(self._spread(weighted), total, out=mean, where=total > _FAINT)
+            result[name] = Volume(mean, self._lungs.grid.crop(box).affine)
+        return result
+
+    def _spread(self, array: np.ndarray) -> np.ndarray:
+        return gaussian_filter(array, self._sigma, truncate=_REACH, mode="constant")
 
 
 def carry(field: LungField, lungs: Volume) -> np.ndarray:
-    """A quantity per lung on another grid: trilinear inside each lung, NaN outside; float32."""
+    """A quantity per lung on another grid: trilinear inside each lung, NaN outside; float32.
+
+    Each part must be defined a voxel beyond its lung, as those of `Neighbourhoods.mean` are.
+    """
     from lungvq import _sampling
 
     out = np.full(lungs.shape, np.nan, np.float32)
     for name, part in field.items():
         to_index = np.ascontiguousarray((np.linalg.inv(part.affine) @ lungs.affine)[:3])
-        source = fill_from_nearest(part.array, np.isnan(part.array))
-        _sampling.resample_where(source, to_index, lungs.array, LUNGS[name], out)
+        _sampling.resample_where(part.array, to_index, lungs.array, LUNGS[name], out)
     return out
 
 
@@ -111,6 +115,11 @@ def _box(mask: np.ndarray, margin: list[int]) -> tuple[slice, slice, slice] | No
         for s, m, n in zip(found, margin, mask.shape, strict=True)
     )
     return a, b, c
+
+
+def reaching_out(volume: Volume) -> Volume:
+    """A map of the lungs with its values continued beyond them, so that it can be carried to another grid."""
+    return volume.like(fill_from_nearest(volume.array, np.isnan(volume.array)))
 
 
 def fill_from_nearest(array: np.ndarray, undefined: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from lungvq.findings import Finding
 from lungvq.match import OUTSIDE_HU, through
 from lungvq.pipeline import quality_numbers
 from lungvq.progress import SILENT, Progress
-from lungvq.regional import carry, close_sums
+from lungvq.regional import carry, close_sums, reaching_out
 from lungvq.register import register
 from lungvq.segment import segment
 from lungvq.segment.laterality import check_laterality
@@ -98,7 +98,7 @@ def register_scans(
         result = register(
             volumes["fixed"], volumes["moving"], lungs["fixed"], lungs["moving"], progress=progress
         )
-        jacobian = carry(dict.fromkeys(result.quality.lungs, result.jacobian), lungs["fixed"])
+        jacobian = carry(dict.fromkeys(result.quality.lungs, reaching_out(result.jacobian)), lungs["fixed"])
         totals = {
             lung: float((lungs["moving"].array == label).sum()) * lungs["moving"].voxel_ml
             for lung, label in LUNGS.items()

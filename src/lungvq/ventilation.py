@@ -12,7 +12,7 @@ import numpy as np
 
 from lungvq.hu import air_fraction, density
 from lungvq.pair import ErrorModel, MatchedPair
-from lungvq.regional import LungField, regional_mean
+from lungvq.regional import LungField, Neighbourhoods
 
 __all__ = [
     "VentilationOptions",
@@ -153,9 +153,7 @@ def ventilation_terms(pair: MatchedPair, options: VentilationOptions | None = No
     """
     options = options or VentilationOptions()
 
-    def mean(array: np.ndarray) -> LungField:
-        return regional_mean(pair.hu_exp.like(array), pair.lungs, options.sigma_mm)
-
+    mean = Neighbourhoods(pair.lungs, options.sigma_mm).mean
     j = pair.jacobian.array
     inspired = mean(j * air_fraction(pair.hu_insp.array))
     expired = mean(air_fraction(pair.hu_exp.array))

@@ -19,7 +19,7 @@ from lungvq.match import carry_lobes
 from lungvq.pair import lung_totals
 from lungvq.phantom import CASES, Phantom, make_phantom
 from lungvq.pipeline import Options, estimate
-from lungvq.regional import carry, regional_mean
+from lungvq.regional import Neighbourhoods, carry
 from lungvq.register import Registration, register
 from lungvq.segment.lobes import lobes_from_prior
 from lungvq.volume import CANONICAL, Volume
@@ -150,26 +150,19 @@ def measure(phantom: Phantom) -> Accuracy:
     ).maps
 
     both = (true_lobes["exp"].array > 0) & (exp.anatomy.lungs.array > 0)
+    true_lungs = _lungs_of(true_lobes["exp"])
+    small, large = (Neighbourhoods(true_lungs, sigma) for sigma in (5.0, 10.0))
     truth = {
-        name: carry(
-            regional_mean(
-                _filled(_onto(volume, exp.ct)),
-                _lungs_of(true_lobes["exp"]),
-                10.0 if name == "change" else 5.0,
-            ),
-            _lungs_of(true_lobes["exp"]),
-        )
-        for name, volume in (
-            ("ventilation", phantom.truth.ventilation),
-            ("perfusion", phantom.truth.perfusion),
-            ("change", phantom.truth.mass_change),
-            ("jacobian", phantom.truth.jacobian),
+        name: carry(near.mean(np.nan_to_num(_onto(volume, exp.ct).array)), true_lungs)
+        for name, volume, near in (
+            ("ventilation", phantom.truth.ventilation, small),
+            ("perfusion", phantom.truth.perfusion, small),
+            ("change", phantom.truth.mass_change, large),
+            ("jacobian", phantom.truth.jacobian, small),
         )
     }
     nulls = {
-        "density": maps["ventilation"]
-        .like(carry(regional_mean(exp.ct, exp.anatomy.lungs, 5.0), exp.anatomy.lungs))
-        .array,
+        "density": carry(Neighbourhoods(exp.anatomy.lungs, 5.0).mean(exp.ct.array), exp.anatomy.lungs),
         "height": np.broadcast_to(np.arange(exp.ct.shape[1], dtype=np.float32)[None, :, None], exp.ct.shape),
     }
 
@@ -262,10 +255,6 @@ def _true_registration(phantom: Phantom, found: Registration) -> Registration:
 def _motion_error(phantom: Phantom, found: Registration, ct: Volume, inside: np.ndarray) -> np.ndarray:
     points = ct.grid.world(np.argwhere(inside))
     return np.linalg.norm(found.displacement.sample(points) - (phantom.phi(points) - points), axis=1)
-
-
-def _filled(volume: Volume) -> Volume:
-    return volume.like(np.nan_to_num(volume.array))
 
 
 def _rank_r(found: np.ndarray, truth: np.ndarray, inside: np.ndarray) -> float:

@@ -52,7 +52,7 @@ SUFFIXES = {
 
 _RAS_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _COMPRESSION = 1  # maps are mostly NaN and CT is mostly noise: higher levels cost seconds and gain little
-_BLOCK = 1 << 20
+_BLOCK = 1 << 18
 _LAST_BLOCK = b"\x03\x00"  # an empty deflate block that says it is the last
 _SAME_PLACE_MM = 0.1
 _NIFTI_ERRORS = (ImageFileError, HeaderDataError, WrapStructError)
@@ -563,7 +563,19 @@ def _deflate(content: Sequence[bytes | memoryview]) -> list[bytes]:
     """One raw deflate stream, its blocks packed at the same time; the same whatever the number of threads."""
     blocks = [part[first : first + _BLOCK] for part in content for first in range(0, len(part), _BLOCK)]
 
+    constant: dict[tuple[int, bytes], bytes] = {}  # most of a map is nothing but NaN: pack that once
+
     def pack(block: bytes | memoryview) -> bytes:
+        key = (len(block), bytes(block[:4]))
+        is_constant = len(block) % 4 == 0 and np.ptp(np.frombuffer(block, np.uint32)) == 0
+        if is_constant and key in constant:
+            return constant[key]
+        packed = pack_alone(block)
+        if is_constant:
+            constant[key] = packed
+        return packed
+
+    def pack_alone(block: bytes | memoryview) -> bytes:
         packer = zlib.compressobj(_COMPRESSION, zlib.DEFLATED, -zlib.MAX_WBITS)
         return packer.compress(block) + packer.flush(zlib.Z_SYNC_FLUSH)  # ends on a byte, stream goes on
 
