@@ -2,6 +2,9 @@
 
 import re
 
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
+
 from lungvq import __version__
 
 project = "lungvq"
@@ -12,7 +15,6 @@ release = version = __version__
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
-    "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
 ]
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
@@ -27,6 +29,7 @@ suppress_warnings = ["ref.footnote"]  # a source need not be cited within its do
 
 html_theme = "furo"
 html_title = "lungvq"
+html_math_renderer = "mathml"
 
 
 def _number_references(app, what, name, obj, options, lines):
@@ -36,6 +39,18 @@ def _number_references(app, what, name, obj, options, lines):
         lines[n] = re.sub(r"\[(\d+)\](?=_)|(?<=\.\. )\[(\d+)\]", lambda m: f"[#{key}-{m[1] or m[2]}]", line)
 
 
+def _inline_math(writer, node):
+    writer.body.append(tex2mathml(node.astext()))
+    raise nodes.SkipNode
+
+
+def _display_math(writer, node):
+    writer.body.append(tex2mathml(node.astext(), as_block=True))
+    raise nodes.SkipNode
+
+
 def setup(app):
     """Called by Sphinx."""
     app.connect("autodoc-process-docstring", _number_references, priority=100)
+    # Equations as MathML, which browsers draw by themselves: the site needs no network.
+    app.add_html_math_renderer("mathml", (_inline_math, None), (_display_math, None))
