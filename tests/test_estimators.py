@@ -104,9 +104,7 @@ def test_calibration_uses_only_what_can_be_air_or_blood(air, blood, basis):
 
 def test_a_mean_keeps_a_constant_up_to_the_pleura_and_never_mixes_the_lungs():
     lungs = two_boxes()
-    values = lungs.like(
-        np.where(lungs.array == 1, 3.0, np.where(lungs.array == 2, 7.0, 1e6)).astype(np.float32)
-    )
+    values = np.where(lungs.array == 1, 3.0, np.where(lungs.array == 2, 7.0, 1e6))
     back = averaged(values, lungs, 5.0)
     assert back[lungs.array == 1] == pytest.approx(3.0)
     assert back[lungs.array == 2] == pytest.approx(7.0)
