@@ -5,7 +5,7 @@ import pytest
 from scipy.ndimage import distance_transform_edt
 
 from lungvq.errors import GeometryError, PairError
-from lungvq.register import RegisterOptions, register, warp_labels
+from lungvq.register import MISMATCH_CORRELATION, RegisterOptions, register, warp_labels
 from lungvq.volume import Volume
 
 COARSE = RegisterOptions(spacing_mm=3.0)
@@ -106,6 +106,16 @@ def test_a_patient_who_was_moved_between_the_scans(pair, coarse):
     inside = moved.lungs.array > 0
     difference = moved.displacement.array[inside] - coarse.displacement.array[inside] - shift
     assert np.linalg.norm(difference, axis=1).mean() < 0.3
+
+
+def test_correlation_tells_a_pair_from_two_scans_that_do_not_belong_together(pair, result):
+    assert result.quality.overall.correlation_after > MISMATCH_CORRELATION + 0.2
+    back_to_front = [
+        Volume(np.ascontiguousarray(v.array[:, ::-1]), v.affine) for v in (pair.moving, pair.moving_lungs)
+    ]
+    wrong = register(pair.fixed, back_to_front[0], pair.fixed_lungs, back_to_front[1], options=COARSE)
+    assert wrong.quality.overall.dice > 0.95  # the masks say nothing
+    assert wrong.quality.overall.correlation_after < MISMATCH_CORRELATION
 
 
 def test_the_same_input_gives_the_same_result(pair, coarse):

@@ -6,6 +6,14 @@ then local correlation and the pleura (`refine`). `quality` says how well it wen
 """
 
 from lungvq.register.engine import RegisterOptions, Registration, register, warp_labels
-from lungvq.register.quality import LungQuality, RegistrationQuality
+from lungvq.register.quality import MISMATCH_CORRELATION, LungQuality, RegistrationQuality
 
-__all__ = ["LungQuality", "RegisterOptions", "Registration", "RegistrationQuality", "register", "warp_labels"]
+__all__ = [
+    "MISMATCH_CORRELATION",
+    "LungQuality",
+    "RegisterOptions",
+    "Registration",
+    "RegistrationQuality",
+    "register",
+    "warp_labels",
+]

@@ -199,7 +199,7 @@ def _away(shape: tuple[int, ...], scale: float, shift: float) -> Array:
 def _local_sums(fixed: Array, warped: Array, weight: Array, blurred_weight: Array, sigma: float) -> Array:
     """Local means over the domain of F, F^2, M, M^2 and F M: (5, K, J, I)."""
     sums = np.stack([fixed, fixed * fixed, warped, warped * warped, fixed * warped]) * weight
-    return blur(sums, sigma) / np.maximum(blurred_weight, np.float32(1e-6))
+    return (blur(sums, sigma) / np.maximum(blurred_weight, 1e-6)).astype(np.float32, copy=False)
 
 
 def refine(
