@@ -41,8 +41,12 @@ __all__ = [
 NO_BREATHING_RATIO = 0.95
 """V_exp / V_insp above which there is no breathing between the scans; above its inverse they are swapped."""
 
-LEAST_CORRELATION = 0.2
-"""Mean local correlation inside the lungs after registration, below which two scans are not a pair."""
+LEAST_CORRELATION = 0.35
+"""Mean local correlation inside the lungs after registration, below which two scans are refused as a pair.
+
+Strangers and scans upside down reach at most 0.29, pairs 0.55 or more even in heavy noise
+(`register.quality.MISMATCH_CORRELATION`); between this and that a finding says so.
+"""
 
 
 @dataclass(frozen=True)
@@ -231,9 +235,9 @@ def check_match(registration: Registration) -> None:
     found = registration.quality.overall.correlation_after
     if found < LEAST_CORRELATION:
         raise PairError(
-            "the lungs of the two scans cannot be brought together: their structure agrees by"
-            f" {found:.2f} after registration and a pair by at least {LEAST_CORRELATION}; are both of the same"
-            " patient, and is each the right way up?"
+            "the lungs of the two scans cannot be brought together: after registration their structure correlates"
+            f" by {found:.2f}, and a pair does by at least {LEAST_CORRELATION}; check that both are of the same"
+            " patient and each is the right way up"
         )
 
 

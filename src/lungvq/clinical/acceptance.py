@@ -15,6 +15,7 @@ import pandas as pd
 from lungvq.anatomy import LOBES, LUNGS
 from lungvq.findings import Finding, Severity, worst
 from lungvq.pair import LungTotals
+from lungvq.register.quality import MISMATCH_CORRELATION
 
 __all__ = ["Evidence", "accept", "graded", "mark"]
 
@@ -48,7 +49,8 @@ class Evidence:
     insp, exp : dict of str to LungTotals
         Keyed ``left`` and ``right``.
     registration : mapping
-        Keyed ``left``, ``right``, ``both``: ``dice``, ``surface_mean_mm``, ``folded_percent``, ``closure``.
+        Keyed ``left``, ``right``, ``both``: ``dice``, ``surface_mean_mm``, ``folded_percent``, ``closure``,
+        ``correlation_after``.
     lobe_ml : dict of str to float
         Volumes at inspiration.
     undefined_pct : dict of str to float
@@ -269,6 +271,14 @@ def _registration(e: Evidence) -> list[Finding]:
             "mean distance of lung surfaces",
             "mm",
             False,
+        ),
+        (
+            "REGISTRATION_CORRELATION",
+            "correlation_after",
+            (0.5, MISMATCH_CORRELATION),
+            "local correlation of the scans after registration",
+            "",
+            True,
         ),
         ("REGISTRATION_FOLDING", "folded_percent", (0.1, 1.0), "folded share of the lungs", "%", False),
     )
