@@ -6,7 +6,6 @@ from scipy.ndimage import gaussian_filter
 
 from lungvq.register.descriptors import encode
 from lungvq.register.field import (
-    LocalLine,
     blur,
     compose,
     extrapolate,
@@ -50,7 +49,7 @@ def test_gaussian_mean_knows_nothing_of_what_lies_outside(ball):
 def test_affine_fields_survive_smoothing_and_continuation(ball, affine):
     hidden = np.where(ball, affine, np.float32(1e3))
     np.testing.assert_allclose(extrapolate(hidden, ball), affine, atol=2e-3)
-    np.testing.assert_allclose(smooth(hidden, LocalLine(ball, 2.0)), affine, atol=2e-3)
+    np.testing.assert_allclose(smooth(hidden, ball, 2.0), affine, atol=2e-3)
     constant, slope = fit_affine(hidden, ball)
     np.testing.assert_allclose(constant, [3, 0, 7], atol=0.02)
     np.testing.assert_allclose(slope, [[0.4, 0, 0], [-0.1, 0.2, 0], [0, 0.3, 0.05]], atol=1e-3)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from lungvq import _sampling
 from lungvq.register.descriptors import encode
-from lungvq.register.field import Array, LocalLine, Mask, pull, smooth
+from lungvq.register.field import Array, Mask, pull, smooth
 
 __all__ = ["LEVELS", "Level", "search"]
 
@@ -206,7 +206,7 @@ def search(
         )
         lattice_field[:, on] = chosen.T
         weight[on] = belief / (belief + np.float32(_HALF_BELIEF)) + np.float32(_LEAST_BELIEF)
-        agreed = smooth(lattice_field, LocalLine(weight, _SMOOTHING))
+        agreed = smooth(lattice_field, weight, _SMOOTHING)
         target = np.ascontiguousarray(agreed[:, on].T)
     to_node = np.eye(3, 4) / level.lattice
     step = np.stack(

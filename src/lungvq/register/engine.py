@@ -17,7 +17,6 @@ from lungvq.progress import SILENT, Progress
 from lungvq.register import discrete, refine
 from lungvq.register.field import (
     Array,
-    LocalLine,
     Mask,
     affine_field,
     blur,
@@ -369,7 +368,7 @@ def _unfold(motion: Array, mask: Mask, h: float) -> Array:
         if not folded.any():
             break
         share = np.clip(4 * blur(binary_dilation(folded, iterations=2).astype(np.float32), sigma), 0, 1)
-        motion = motion + share * (smooth(motion, LocalLine(mask, sigma)) - motion)
+        motion = motion + share * (smooth(motion, mask, sigma) - motion)
     return motion
 
 

@@ -16,7 +16,6 @@ Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 __all__ = [
-    "LocalLine",
     "affine_field",
     "blur",
     "compose",
@@ -25,6 +24,7 @@ __all__ = [
     "gaussian_mean",
     "invert",
     "jacobian",
+    "local_line",
     "pull",
     "smooth",
 ]
@@ -182,29 +182,30 @@ def affine_field(constant: NDArray, slope: NDArray, shape: tuple[int, ...]) -> A
 
 
 @numba.njit(parallel=True, cache=True)
-def _line_up(moments, values, ridge, reach, out):
-    """Evaluate at each voxel the local straight-line fit whose weighted sums are given.
+def _line_up(sums, axes, ridge, reach):
+    """Evaluate at each voxel the local straight-line fits whose weighted sums are given; (C, N).
 
-    moments (13, N): w, w*x (3), w*xx (6) and x (3), from a common origin; values (C, 4, N): w*u, w*x*u.
+    sums (10 + 4 C, N): w, w*x (3), w*xx (6), then w*u and w*x*u for each of C fields; axes (3, N): x.
     """
-    channels, n = values.shape[0], moments.shape[1]
+    channels, n = (sums.shape[0] - 10) // 4, sums.shape[1]
+    out = np.empty((channels, n), np.float32)
     for p in numba.prange(n):
-        w = moments[0, p]
+        w = sums[0, p]
         if w < 1e-4:
             for c in range(channels):
                 out[c, p] = np.nan
             continue
-        mz, my, mx = moments[1, p] / w, moments[2, p] / w, moments[3, p] / w
-        a = moments[4, p] / w - mz * mz + ridge
-        b = moments[5, p] / w - mz * my
-        c_ = moments[6, p] / w - mz * mx
-        d = moments[7, p] / w - my * my + ridge
-        e = moments[8, p] / w - my * mx
-        f = moments[9, p] / w - mx * mx + ridge
+        mz, my, mx = sums[1, p] / w, sums[2, p] / w, sums[3, p] / w
+        a = sums[4, p] / w - mz * mz + ridge
+        b = sums[5, p] / w - mz * my
+        c_ = sums[6, p] / w - mz * mx
+        d = sums[7, p] / w - my * my + ridge
+        e = sums[8, p] / w - my * mx
+        f = sums[9, p] / w - mx * mx + ridge
         ia, ib, ic = d * f - e * e, c_ * e - b * f, b * e - c_ * d
         det = a * ia + b * ib + c_ * ic
         id_, ie, if_ = a * f - c_ * c_, b * c_ - a * e, a * d - b * b
-        dz, dy, dx = moments[10, p] - mz, moments[11, p] - my, moments[12, p] - mx
+        dz, dy, dx = axes[0, p] - mz, axes[1, p] - my, axes[2, p] - mx
         far = np.sqrt(dz * dz + dy * dy + dx * dx)
         if far > reach:  # a straight line is not to be trusted further
             dz, dy, dx = dz * reach / far, dy * reach / far, dx * reach / far
@@ -212,51 +213,45 @@ def _line_up(moments, values, ridge, reach, out):
         hy = (ib * dz + id_ * dy + ie * dx) / det
         hx = (ic * dz + ie * dy + if_ * dx) / det
         for c in range(channels):
-            mean = values[c, 0, p] / w
+            s = 10 + 4 * c
+            mean = sums[s, p] / w
             out[c, p] = (
                 mean
-                + hz * (values[c, 1, p] / w - mz * mean)
-                + hy * (values[c, 2, p] / w - my * mean)
-                + hx * (values[c, 3, p] / w - mx * mean)
+                + hz * (sums[s + 1, p] / w - mz * mean)
+                + hy * (sums[s + 2, p] / w - my * mean)
+                + hx * (sums[s + 3, p] / w - mx * mean)
             )
+    return out
 
 
-class LocalLine:
-    """At each voxel, straight lines fitted to what surrounds it, Gaussian weighted.
-
-    Made once, then called with fields.
+def local_line(values: Array, weight: Array | Mask, sigma: float) -> Array:
+    """At each voxel, straight lines fitted to what surrounds it, Gaussian weighted; NaN where nothing does.
 
     Parameters
     ----------
+    values : ndarray, shape (C, K, J, I)
     weight : ndarray, shape (K, J, I)
         How much each voxel is to be believed, 0 to 1; a mask will do.
     sigma : float
         Voxels.
     """
-
-    def __init__(self, weight: Array | Mask, sigma: float) -> None:
-        self.weight, self._sigma = weight.astype(np.float32), sigma
-        axes = [np.arange(n, dtype=np.float32) - n / 2 for n in weight.shape]
-        z, y, x = np.meshgrid(*axes, indexing="ij", sparse=True)
-        self._axes = (z, y, x)
-        powers = (z, y, x, z * z, z * y, z * x, y * y, y * x, x * x)
-        self._moments = np.empty((13, *weight.shape), np.float32)
-        self._moments[:10] = blur(np.stack([self.weight, *(self.weight * p for p in powers)]), sigma)
-        self._moments[10], self._moments[11], self._moments[12] = z, y, x
-
-    def __call__(self, values: Array) -> Array:
-        """(C, K, J, I): the lines' values; NaN where there is nothing to fit."""
-        out = np.empty_like(values)
-        for c, one in enumerate(np.where(self.weight > 0, values * self.weight, np.float32(0))):
-            sums = blur(np.stack([one, *(one * axis for axis in self._axes)]), self._sigma)
-            _line_up(
-                self._moments.reshape(13, -1),
-                sums.reshape(1, 4, -1),
-                np.float32(0.1 * self._sigma**2),
-                np.float32(2.0 * self._sigma),
-                out[c].reshape(1, -1),
-            )
-        return out
+    shape = weight.shape
+    w = weight.astype(np.float32)
+    ranges = [np.arange(n, dtype=np.float32) - n / 2 for n in shape]
+    z, y, x = np.meshgrid(*ranges, indexing="ij", sparse=True)
+    powers = (z, y, x, z * z, z * y, z * x, y * y, y * x, x * x)
+    sums = np.empty((10 + 4 * len(values), *shape), np.float32)
+    sums[0] = w
+    for n, power in enumerate(powers):
+        sums[1 + n] = w * power
+    for c, one in enumerate(np.where(w > 0, values * w, np.float32(0))):
+        sums[10 + 4 * c] = one
+        for n, axis in enumerate((z, y, x)):
+            sums[11 + 4 * c + n] = one * axis
+    # All in one go: each call of a parallel loop has to wait for its threads.
+    sums = blur(sums, sigma).reshape(len(sums), -1)
+    axes = np.stack([np.broadcast_to(axis, shape) for axis in (z, y, x)]).reshape(3, -1)
+    return _line_up(sums, axes, np.float32(0.1 * sigma**2), np.float32(2 * sigma)).reshape(values.shape)
 
 
 def _push_pull(known: Mask, values: Array) -> Array:
@@ -309,16 +304,16 @@ def extrapolate(values: Array, mask: Mask, *, sigma: float | None = 2.0) -> Arra
     rest = values - affine
     if sigma is None:
         return affine + _push_pull(mask, rest)
-    line = LocalLine(mask, sigma)(rest)
+    line = local_line(rest, mask, sigma)
     line += gaussian_mean(np.where(mask, rest - line, 0), mask, 0.8)  # no step where the lines take over
     rest = np.where(mask, rest, line)
     return affine + _push_pull(np.isfinite(rest[0]), rest)
 
 
-def smooth(values: Array, line: LocalLine) -> Array:
-    """Smooth fields without bending affine ones, and continue them as `extrapolate` does."""
-    affine = affine_field(*fit_affine(values, line.weight), line.weight.shape)
-    rest = line(values - affine)
+def smooth(values: Array, weight: Array | Mask, sigma: float) -> Array:
+    """Smooth fields without bending affine ones (`local_line`), and continue them as `extrapolate` does."""
+    affine = affine_field(*fit_affine(values, weight), weight.shape)
+    rest = local_line(values - affine, weight, sigma)
     return affine + _push_pull(np.isfinite(rest[0]), rest)
 
 

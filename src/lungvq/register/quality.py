@@ -16,7 +16,8 @@ __all__ = ["MISMATCH_CORRELATION", "LungQuality", "RegistrationQuality", "measur
 MISMATCH_CORRELATION = 0.4
 """`LungQuality.correlation_after` below which two scans do not belong together.
 
-Phantoms of five cases and a real breathing pair reached 0.74 to 0.77, and 0.55 with 60 HU of noise added; two different subjects, whose masks match
+Phantoms of five cases and a real breathing pair reached 0.74 to 0.77, and 0.55 with 60 HU of noise added; two
+different subjects, whose masks match
 as well (Dice 0.99), 0.09 to 0.29; scans upside down or back to front 0.13 to 0.20.
 """
 

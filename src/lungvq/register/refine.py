@@ -18,7 +18,6 @@ from scipy.special import erfinv
 
 from lungvq.register.field import (
     Array,
-    LocalLine,
     Mask,
     affine_field,
     blur,
@@ -259,7 +258,7 @@ def refine(
             flat = sums.reshape(10, -1)
             belief = _belief(flat, np.float32(_RIDGE)).reshape(sums.shape[1:])
             here = pull(field, double, True, np.float32(0))
-            agreed = smooth(here, LocalLine(belief * np.minimum(sums[9] / 8, 1), stage.reach / 2))
+            agreed = smooth(here, belief * np.minimum(sums[9] / 8, 1), stage.reach / 2)
             step = _solve(flat, (agreed - here).reshape(3, -1), np.float32(_RIDGE), np.float32(_LARGEST_STEP))
             field = field + pull(step.reshape(here.shape), halve, True, np.float32(0))
             affine = affine_field(*fit_affine(field, domain), mask.shape)
