@@ -53,7 +53,7 @@ _RAS_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _COMPRESSION = 1  # maps are mostly NaN and CT is mostly noise: higher levels cost seconds and gain little
 _BLOCK = 1 << 20
 _SAME_PLACE_MM = 0.1
-_NIFTI_ERRORS = (ImageFileError, HeaderDataError, WrapStructError)
+_NIFTI_ERRORS = (IsalError, ImageFileError, HeaderDataError, WrapStructError)
 _ORIENTATION_ADVICE = "Export the scan again from DICOM, or add the orientation to the header."
 
 
@@ -147,7 +147,7 @@ def _load_nifti(path: Path) -> Stored:
                 pass
     except PermissionError:
         raise
-    except (EOFError, OSError, ValueError, OverflowError, IsalError, *_NIFTI_ERRORS):
+    except (EOFError, OSError, ValueError, OverflowError, *_NIFTI_ERRORS):
         raise InputError(
             f"{path}: not a NIfTI image, or damaged, or cut short; copy or convert it again"
         ) from None
