@@ -36,11 +36,8 @@ def match(insp: Breath, exp: Breath, registration: Registration) -> MatchedPair:
         lungs.like(through(_lung_hu(breath, lungs.spacing), motion, lungs.grid, fill=np.nan))
         for breath, motion in ((exp, still), (insp, registration.displacement))
     )
-    hu_exp = reaching_out(hu_exp)
-    inside = lungs.array > 0
-    hu_insp = lungs.like(np.where(inside, reaching_out(hu_insp).array, np.nan).astype(np.float32))
-    jacobian = lungs.like(
-        np.where(inside, reaching_out(registration.jacobian_raw).array, np.nan).astype(np.float32)
+    hu_exp, hu_insp, jacobian = (
+        _inside(volume, lungs) for volume in (hu_exp, hu_insp, registration.jacobian_raw)
     )
     for name, label in LUNGS.items():
         where = lungs.array == label
@@ -57,6 +54,14 @@ def match(insp: Breath, exp: Breath, registration: Registration) -> MatchedPair:
         noise_sd(hu_insp, lungs),
         noise_sd(hu_exp, lungs),
     )
+
+
+def _inside(volume: Volume, lungs: Volume) -> Volume:
+    """A map within the lungs, with what is undefined there taken from the nearest voxel; NaN outside."""
+    inside = lungs.array > 0
+    if np.isnan(volume.array[inside]).any():
+        volume = reaching_out(volume)
+    return volume.like(np.where(inside, volume.array, np.nan).astype(np.float32))
 
 
 def _expected(insp: Breath, exp: Breath, lungs: Volume, name: str) -> float:

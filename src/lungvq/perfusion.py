@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
 
 from lungvq.hu import density
 from lungvq.pair import ErrorModel, MatchedPair
 from lungvq.regional import LungField, Neighbourhoods
+from lungvq.register.field import blur
 from lungvq.volume import Volume
 
 __all__ = ["PerfusionOptions", "PerfusionTerms", "blood_mass", "mass_change", "parenchyma", "perfusion_terms"]
@@ -106,8 +106,8 @@ def parenchyma(hu: Volume, lungs: Volume, *, excess_hu: float, scale_mm: float =
     """
     inside = (lungs.array > 0).astype(np.float32)
     sigma = [scale_mm / s for s in hu.spacing]
-    above = gaussian_filter(np.where(inside > 0, hu.array, 0).astype(np.float32), sigma, truncate=3)
-    below = gaussian_filter(inside, sigma, truncate=3)
+    above = blur(np.where(inside > 0, hu.array, 0).astype(np.float32), sigma)
+    below = blur(inside, sigma)
     around = above / np.maximum(below, 1e-4)
     return (inside > 0) & (hu.array < around + excess_hu)
 

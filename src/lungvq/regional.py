@@ -7,14 +7,14 @@ afterwards. Averages never mix the two lungs and never count what lies outside t
 from __future__ import annotations
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt, find_objects, gaussian_filter
+from scipy.ndimage import distance_transform_edt, find_objects
 
 from lungvq.anatomy import LUNGS
+from lungvq.register.field import REACH, blur
 from lungvq.volume import Volume
 
 __all__ = ["LungField", "Neighbourhoods", "carry", "close_sums", "fill_from_nearest", "reaching_out"]
 
-_REACH = 3.0  # the Gaussian is cut at this many sigma
 _FAINT = 1e-4  # a mean that rests on less weight than this is not a mean
 
 LungField = dict[str, Volume]
@@ -45,7 +45,7 @@ class Neighbourhoods:
         self._sigma = [sigma_mm / s for s in lungs.spacing]
         self._parts: list[tuple[str, tuple[slice, slice, slice], np.ndarray, np.ndarray]] = []
         for name, label in LUNGS.items():
-            box = _box(lungs.array == label, [int(np.ceil(_REACH * s)) + 1 for s in self._sigma])
+            box = _box(lungs.array == label, [int(np.ceil(REACH * s)) + 1 for s in self._sigma])
             if box is None:
                 continue
             inside = lungs.array[box] == label
@@ -64,7 +64,7 @@ class Neighbourhoods:
         return result
 
     def _spread(self, array: np.ndarray) -> np.ndarray:
-        return gaussian_filter(array, self._sigma, truncate=_REACH, mode="constant")
+        return blur(array, self._sigma)
 
 
 def carry(field: LungField, lungs: Volume) -> np.ndarray:

@@ -53,7 +53,12 @@ _RAS_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _COMPRESSION = 1  # maps are mostly NaN and CT is mostly noise: higher levels cost seconds and gain little
 _BLOCK = 1 << 20
 _SAME_PLACE_MM = 0.1
-_NIFTI_ERRORS = (IsalError, ImageFileError, HeaderDataError, WrapStructError)
+_NIFTI_ERRORS: tuple[type[Exception], ...] = (
+    IsalError,  # type: ignore[assignment]  # its stub calls the class an instance
+    ImageFileError,
+    HeaderDataError,
+    WrapStructError,
+)
 _ORIENTATION_ADVICE = "Export the scan again from DICOM, or add the orientation to the header."
 
 

@@ -8,6 +8,8 @@ everything here is exact for affine fields up to and beyond the edge of the mask
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numba
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,7 @@ Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 __all__ = [
+    "REACH",
     "affine_field",
     "blur",
     "compose",
@@ -28,6 +31,9 @@ __all__ = [
     "pull",
     "smooth",
 ]
+
+REACH = 2.5
+"""How many sigma a Gaussian reaches."""
 
 
 @numba.njit(parallel=True, cache=True, fastmath=True)
@@ -63,20 +69,24 @@ def _blur_last(source, taps):
     return out
 
 
-def blur(array: Array, sigma: float) -> Array:
+def blur(array: Array, sigma: float | Sequence[float]) -> Array:
     """Gaussian smoothing of ``(..., K, J, I)`` along its last three axes; zero beyond the edges.
 
-    `sigma` is in voxels; the kernel ends at 2.5 sigma.
+    `sigma` is in voxels, one for all axes or one each; the kernel ends at 2.5 sigma.
     """
-    reach = max(1, int(np.ceil(2.5 * sigma)))
-    taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-    taps = (taps / taps.sum()).astype(np.float32)
+    along_k, along_j, along_i = (_taps(s) for s in np.broadcast_to(np.asarray(sigma, float), (3,)))
     k, j, i = array.shape[-3:]
     out = np.ascontiguousarray(array, np.float32)
-    out = _blur_middle(out.reshape(-1, k, j * i), taps)
-    out = _blur_middle(out.reshape(-1, j, i), taps)
-    out = _blur_last(out.reshape(-1, i), taps)
+    out = _blur_middle(out.reshape(-1, k, j * i), along_k)
+    out = _blur_middle(out.reshape(-1, j, i), along_j)
+    out = _blur_last(out.reshape(-1, i), along_i)
     return out.reshape(array.shape)
+
+
+def _taps(sigma: float) -> NDArray[np.float32]:
+    reach = max(1, int(np.ceil(REACH * sigma)))
+    taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    return (taps / taps.sum()).astype(np.float32)
 
 
 def gaussian_mean(values: Array, mask: Mask, sigma: float) -> Array:
