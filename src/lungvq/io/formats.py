@@ -53,7 +53,11 @@ _RAS_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _COMPRESSION = 1  # maps are mostly NaN and CT is mostly noise: higher levels cost seconds and gain little
 _BLOCK = 1 << 20
 _SAME_PLACE_MM = 0.1
-_NIFTI_ERRORS: tuple[type[Exception], ...] = (
+_DAMAGED_NIFTI: tuple[type[Exception], ...] = (
+    EOFError,
+    OSError,
+    ValueError,
+    OverflowError,
     IsalError,  # type: ignore[assignment]  # its stub calls the class an instance
     ImageFileError,
     HeaderDataError,
@@ -152,7 +156,7 @@ def _load_nifti(path: Path) -> Stored:
                 pass
     except PermissionError:
         raise
-    except (EOFError, OSError, ValueError, OverflowError, *_NIFTI_ERRORS):
+    except _DAMAGED_NIFTI:
         raise InputError(
             f"{path}: not a NIfTI image, or damaged, or cut short; copy or convert it again"
         ) from None
