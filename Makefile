@@ -9,6 +9,7 @@ PYTEST ?= NUMBA_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile
 .PHONY: demo test test-integration lint types layers docs check format lock clean
 
 demo: .venv/ready  ## a phantom through the whole pipeline, to a report
+	.venv/bin/lungvq doctor
 	.venv/bin/lungvq demo -o demo-output
 
 test: .venv/ready  ## all tests that need nothing but Python

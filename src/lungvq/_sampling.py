@@ -8,7 +8,7 @@ import numpy as np
 _HALF = 0.5  # a voxel reaches half a step beyond its centre: up to there the edge value holds
 
 
-@numba.njit(inline="always")
+@numba.njit(cache=True)
 def _linear(array, z, y, x, fill):
     nz, ny, nx = array.shape
     if not (-_HALF <= z <= nz - _HALF and -_HALF <= y <= ny - _HALF and -_HALF <= x <= nx - _HALF):
@@ -32,12 +32,12 @@ def resample_linear(array, to_index, shape, fill):
 
     Parameters
     ----------
-    array : ndarray, shape (K, J, I)
+    array : ndarray of float32, shape (K, J, I)
     to_index : ndarray, shape (3, 4), float64
         Takes a homogeneous index of the new grid to an index of `array`.
     shape : tuple of 3 ints
         Of the new grid.
-    fill : float
+    fill : np.float32
         Value beyond the outer faces of `array`'s voxels.
 
     Returns
@@ -110,20 +110,22 @@ def resample_where(array, to_index, labels, label, out):
 
 
 @numba.njit(parallel=True, cache=True)
-def warp(moving, world_to_moving, field, to_field, to_world, shape, fill):
-    """Carry `moving` onto a grid through a displacement field, by trilinear interpolation.
+def warp(moving, world_to_moving, ux, uy, uz, to_field, to_world, shape, nearest, fill):
+    """Carry `moving` onto a grid through a displacement field.
 
     Parameters
     ----------
-    moving : ndarray, shape (K, J, I)
+    moving : ndarray of float32, shape (K, J, I)
     world_to_moving : ndarray, shape (3, 4)
         LPS mm to index of `moving`.
-    field : ndarray, shape (K', J', I', 3), float32
-        Displacement in mm, (x, y, z) in LPS.
+    ux, uy, uz : ndarray of float32, shape (K', J', I')
+        Displacement in mm, LPS.
     to_field, to_world : ndarray, shape (3, 4)
-        Index of the new grid to index of `field`, and to LPS mm.
+        Index of the new grid to index of the field, and to LPS mm.
     shape : tuple of 3 ints
-    fill : float
+    nearest : bool
+        The value of the nearest voxel, for labels; otherwise trilinear.
+    fill : np.float32
         Value where the field or `moving` does not reach.
 
     Returns
@@ -132,30 +134,23 @@ def warp(moving, world_to_moving, field, to_field, to_world, shape, fill):
     """
     out = np.empty(shape, np.float32)
     f, w, m = to_field, to_world, world_to_moving
-    nz, ny, nx = field.shape[:3]
+    nz, ny, nx = ux.shape
     for k in numba.prange(shape[0]):
-        p = np.empty(3)
         for j in range(shape[1]):
             for i in range(shape[2]):
                 a = f[0, 0] * k + f[0, 1] * j + f[0, 2] * i + f[0, 3]
                 b = f[1, 0] * k + f[1, 1] * j + f[1, 2] * i + f[1, 3]
                 c = f[2, 0] * k + f[2, 1] * j + f[2, 2] * i + f[2, 3]
-                out[k, j, i] = fill
                 if not (0 <= a <= nz - 1 and 0 <= b <= ny - 1 and 0 <= c <= nx - 1):
+                    out[k, j, i] = fill
                     continue
-                for axis in range(3):
-                    p[axis] = (
-                        w[axis, 0] * k
-                        + w[axis, 1] * j
-                        + w[axis, 2] * i
-                        + w[axis, 3]
-                        + _linear(field[..., axis], a, b, c, np.float32(0))
-                    )
-                out[k, j, i] = _linear(
-                    moving,
-                    m[0, 0] * p[0] + m[0, 1] * p[1] + m[0, 2] * p[2] + m[0, 3],
-                    m[1, 0] * p[0] + m[1, 1] * p[1] + m[1, 2] * p[2] + m[1, 3],
-                    m[2, 0] * p[0] + m[2, 1] * p[1] + m[2, 2] * p[2] + m[2, 3],
-                    fill,
-                )
+                x = w[0, 0] * k + w[0, 1] * j + w[0, 2] * i + w[0, 3] + _linear(ux, a, b, c, fill)
+                y = w[1, 0] * k + w[1, 1] * j + w[1, 2] * i + w[1, 3] + _linear(uy, a, b, c, fill)
+                z = w[2, 0] * k + w[2, 1] * j + w[2, 2] * i + w[2, 3] + _linear(uz, a, b, c, fill)
+                a = m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3]
+                b = m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3]
+                c = m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3]
+                if nearest:
+                    a, b, c = np.floor(a + 0.5), np.floor(b + 0.5), np.floor(c + 0.5)
+                out[k, j, i] = _linear(moving, a, b, c, fill)
     return out

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lungvq import _sampling
 from lungvq.anatomy import LOBES, LOBES_OF_LUNG, LUNGS
 from lungvq.breath import Breath
 from lungvq.pair import MatchedPair, noise_sd
@@ -14,7 +13,7 @@ from lungvq.regional import fill_from_nearest, reaching_out
 from lungvq.register import Registration, warp_labels
 from lungvq.volume import Grid, Volume
 
-__all__ = ["OUTSIDE_HU", "carry_inspiration", "carry_lobes", "match", "through"]
+__all__ = ["OUTSIDE_HU", "carry_inspiration", "carry_lobes", "match"]
 
 OUTSIDE_HU = -1024
 """What a CT shows where nothing was scanned."""
@@ -33,7 +32,7 @@ def match(insp: Breath, exp: Breath, registration: Registration) -> MatchedPair:
     # Both scans take the same two steps, so that a scan matched to itself shows no difference.
     still = registration.displacement.like(np.zeros_like(registration.displacement.array))
     hu_exp, hu_insp = (
-        lungs.like(through(_lung_hu(breath, lungs.spacing), motion, lungs.grid, fill=np.nan))
+        _lung_hu(breath, lungs.spacing).through(motion, lungs.grid)
         for breath, motion in ((exp, still), (insp, registration.displacement))
     )
     hu_exp, hu_insp, jacobian = (
@@ -84,21 +83,8 @@ def _lung_hu(breath: Breath, spacing: Sequence[float]) -> Volume:
 
 def carry_inspiration(displacement: Volume, insp: Breath, grid: Grid) -> Volume:
     """The inspiration scan seen from the expiration, int16 HU as scanned, at the resolution of `grid`."""
-    carried = through(insp.ct, displacement, grid, fill=OUTSIDE_HU)
-    return Volume(np.rint(carried).astype(np.int16), grid.affine)
-
-
-def through(moving: Volume, displacement: Volume, grid: Grid, *, fill: float) -> np.ndarray:
-    """Values of `moving` seen through a displacement field, float32 on `grid`; `fill` where there are none."""
-    return _sampling.warp(
-        moving.array,
-        np.ascontiguousarray(np.linalg.inv(moving.affine)[:3]),
-        displacement.array,
-        np.ascontiguousarray((np.linalg.inv(displacement.affine) @ grid.affine)[:3]),
-        np.ascontiguousarray(grid.affine[:3]),
-        grid.shape,
-        np.float32(fill),
-    )
+    carried = insp.ct.through(displacement, grid, fill=OUTSIDE_HU)
+    return carried.like(np.rint(carried.array).astype(np.int16))
 
 
 def carry_lobes(registration: Registration, lobes_insp: Volume, lungs_exp: Volume) -> Volume:

@@ -12,7 +12,7 @@ from lungvq import io
 from lungvq.anatomy import LUNGS
 from lungvq.export.folder import staged
 from lungvq.findings import Finding
-from lungvq.match import OUTSIDE_HU, through
+from lungvq.match import OUTSIDE_HU
 from lungvq.pipeline import quality_numbers
 from lungvq.progress import SILENT, Progress
 from lungvq.regional import carry, close_sums, reaching_out
@@ -107,8 +107,8 @@ def register_scans(
         progress.stage("writing")
         io.write(result.displacement, folder / names[0])
         io.write(lungs["fixed"].like(jacobian).reorient(codes), folder / names[1])
-        warped = through(volumes["moving"], result.displacement, volumes["fixed"].grid, fill=OUTSIDE_HU)
-        io.write(volumes["fixed"].like(np.rint(warped).astype(np.int16)).reorient(codes), folder / names[2])
+        warped = volumes["moving"].through(result.displacement, volumes["fixed"].grid, fill=OUTSIDE_HU)
+        io.write(warped.like(np.rint(warped.array).astype(np.int16)).reorient(codes), folder / names[2])
         quality = quality_numbers(result)
         record = {
             "schema": "lungvq.registration/1",

@@ -279,16 +279,15 @@ class Volume:
         """
         from lungvq import _sampling
 
-        source = self.array
+        source = np.ascontiguousarray(self.array, np.float32)
         if antialias:
             source = _prefilter(source, self.grid, grid)
-        elif source.dtype not in (np.int16, np.uint8):
-            source = source.astype(np.float32, copy=False)
+        beyond = np.float32(fill)
         to_index = _index_map(grid, self.grid)
         if source.ndim == 3:
-            return Volume(_sampling.resample_linear(source, to_index, grid.shape, fill), grid.affine)
+            return Volume(_sampling.resample_linear(source, to_index, grid.shape, beyond), grid.affine)
         planes = [
-            _sampling.resample_linear(np.ascontiguousarray(source[..., c]), to_index, grid.shape, fill)
+            _sampling.resample_linear(np.ascontiguousarray(source[..., c]), to_index, grid.shape, beyond)
             for c in range(source.shape[3])
         ]
         return Volume(np.stack(planes, axis=-1), grid.affine)
@@ -300,16 +299,54 @@ class Volume:
         array = _sampling.resample_nearest(self.array, _index_map(grid, self.grid), grid.shape, fill)
         return Volume(array, grid.affine)
 
+    def through(
+        self, displacement: Volume, grid: Grid, *, fill: float = np.nan, nearest: bool = False
+    ) -> Volume:
+        """These values as seen from another grid through a displacement field.
+
+        Parameters
+        ----------
+        displacement : Volume
+            (K, J, I, 3), mm, LPS; a point x of `grid` shows what lies at ``x + u(x)`` here.
+        grid : Grid
+            Where values are wanted.
+        fill : float, optional
+            Value where the field or this volume does not reach.
+        nearest : bool, optional
+            The value of the nearest voxel, for labels; otherwise trilinear.
+
+        Returns
+        -------
+        Volume
+            float32, or the type of this volume with `nearest`.
+        """
+        from lungvq import _sampling
+
+        ux, uy, uz = (np.ascontiguousarray(displacement.array[..., c], np.float32) for c in range(3))
+        array = _sampling.warp(
+            np.ascontiguousarray(self.array, np.float32),
+            np.ascontiguousarray(np.linalg.inv(self.affine)[:3]),
+            ux,
+            uy,
+            uz,
+            _index_map(grid, displacement.grid),
+            np.ascontiguousarray(grid.affine[:3]),
+            grid.shape,
+            nearest,
+            np.float32(fill),
+        )
+        return Volume(array.astype(self.array.dtype) if nearest else array, grid.affine)
+
     def sample(self, world: ArrayLike, *, fill: float = np.nan) -> NDArray[np.float32]:
         """Trilinear values at points ``(N, 3)`` in LPS mm: shape (N,), or (N, C) for a vector field."""
         from lungvq import _sampling
 
         index = np.ascontiguousarray(self.grid.index(world))
-        source = self.array.astype(np.float32, copy=False)
+        source, beyond = np.ascontiguousarray(self.array, np.float32), np.float32(fill)
         if source.ndim == 3:
-            return _sampling.sample_linear(source, index, fill)
+            return _sampling.sample_linear(source, index, beyond)
         planes = [
-            _sampling.sample_linear(np.ascontiguousarray(source[..., c]), index, fill)
+            _sampling.sample_linear(np.ascontiguousarray(source[..., c]), index, beyond)
             for c in range(source.shape[3])
         ]
         return np.stack(planes, axis=-1)
@@ -325,7 +362,7 @@ def _prefilter(array: np.ndarray, old: Grid, new: Grid) -> np.ndarray:
     from scipy.ndimage import gaussian_filter1d
 
     ratio = np.abs(_index_map(new, old)[:, :3]).max(axis=1)  # new step in old voxels
-    result = array.astype(np.float32, copy=False)
+    result = array
     for axis, r in enumerate(ratio):
         if r > 1.01:
             # A box of r voxels has variance r^2/12; what is there already has that of one voxel.

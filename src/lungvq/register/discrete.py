@@ -215,4 +215,4 @@ def search(
             for component in agreed * np.float32(level.step)
         ]
     )
-    return step + pull(start, step + np.float32(pad), True, 0.0)
+    return step + pull(start, step + np.float32(pad), True, np.float32(0))

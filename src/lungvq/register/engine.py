@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, distance_transform_edt
@@ -258,52 +257,7 @@ def warp_labels(registration: Registration, labels: Volume, onto: Grid) -> Volum
         On `onto`: the label at the voxel nearest to phi(x); 0 outside `labels` and outside the registration's
         grid.
     """
-    u = registration.displacement
-    to_field = np.linalg.inv(u.affine) @ onto.affine
-    to_labels = np.linalg.inv(labels.affine)
-    array = _pull_labels(
-        labels.array, u.array, to_field[:3], onto.affine[:3].copy(), to_labels[:3], onto.shape
-    )
-    return Volume(array, onto.affine)
-
-
-@numba.njit(parallel=True, cache=True)
-def _pull_labels(labels, u, to_field, to_world, to_labels, shape):
-    out = np.zeros(shape, labels.dtype)
-    nz, ny, nx = u.shape[:3]
-    for k in numba.prange(shape[0]):
-        world = np.empty(3)
-        for j in range(shape[1]):
-            for i in range(shape[2]):
-                z = to_field[0, 0] * k + to_field[0, 1] * j + to_field[0, 2] * i + to_field[0, 3]
-                y = to_field[1, 0] * k + to_field[1, 1] * j + to_field[1, 2] * i + to_field[1, 3]
-                x = to_field[2, 0] * k + to_field[2, 1] * j + to_field[2, 2] * i + to_field[2, 3]
-                if not (0 <= z <= nz - 1 and 0 <= y <= ny - 1 and 0 <= x <= nx - 1):
-                    continue
-                a, b, c = min(int(z), nz - 2), min(int(y), ny - 2), min(int(x), nx - 2)
-                fz, fy, fx = z - a, y - b, x - c
-                for n in range(3):
-                    low = (u[a, b, c, n] * (1 - fx) + u[a, b, c + 1, n] * fx) * (1 - fy) + (
-                        u[a, b + 1, c, n] * (1 - fx) + u[a, b + 1, c + 1, n] * fx
-                    ) * fy
-                    high = (u[a + 1, b, c, n] * (1 - fx) + u[a + 1, b, c + 1, n] * fx) * (1 - fy) + (
-                        u[a + 1, b + 1, c, n] * (1 - fx) + u[a + 1, b + 1, c + 1, n] * fx
-                    ) * fy
-                    here = to_world[n, 0] * k + to_world[n, 1] * j + to_world[n, 2] * i + to_world[n, 3]
-                    world[n] = here + low * (1 - fz) + high * fz
-                m = to_labels
-                p = int(
-                    np.floor(m[0, 0] * world[0] + m[0, 1] * world[1] + m[0, 2] * world[2] + m[0, 3] + 0.5)
-                )
-                q = int(
-                    np.floor(m[1, 0] * world[0] + m[1, 1] * world[1] + m[1, 2] * world[2] + m[1, 3] + 0.5)
-                )
-                r = int(
-                    np.floor(m[2, 0] * world[0] + m[2, 1] * world[1] + m[2, 2] * world[2] + m[2, 3] + 0.5)
-                )
-                if 0 <= p < labels.shape[0] and 0 <= q < labels.shape[1] and 0 <= r < labels.shape[2]:
-                    out[k, j, i] = labels[p, q, r]
-    return out
+    return labels.through(registration.displacement, onto, fill=0, nearest=True)
 
 
 def _pair_up(

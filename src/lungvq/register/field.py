@@ -142,7 +142,7 @@ def pull(source, field, clamp, fill):
 
 def compose(outer: Array, inner: Array) -> Array:
     """The field of "first `inner`, then `outer`": ``inner(x) + outer(x + inner(x))``."""
-    return inner + pull(outer, inner, True, 0.0)
+    return inner + pull(outer, inner, True, np.float32(0))
 
 
 def invert(field: Array, *, iterations: int = 30) -> Array:
@@ -152,7 +152,7 @@ def invert(field: Array, *, iterations: int = 30) -> Array:
     """
     inverse = -field
     for _ in range(iterations):
-        inverse = 0.5 * inverse - 0.5 * pull(field, inverse, True, 0.0)
+        inverse = 0.5 * inverse - 0.5 * pull(field, inverse, True, np.float32(0))
     return inverse
 
 
@@ -286,7 +286,7 @@ def _push_pull(known: Mask, values: Array) -> Array:
                 for c in np.meshgrid(*where, indexing="ij", sparse=True)
             ]
         ).astype(np.float32)
-        fine = pull(np.ascontiguousarray(coarse), step, True, 0.0)
+        fine = pull(np.ascontiguousarray(coarse), step, True, np.float32(0))
     fine = fine[:, : known.shape[0], : known.shape[1], : known.shape[2]]
     return np.where(known, values, fine).astype(np.float32)
 
