@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from lungvq import io
 from lungvq.anatomy import LOBES, LUNGS
@@ -118,35 +119,8 @@ def analyse(
             BreathHold(inspired.ct, inspired.anatomy.lungs, lobes_insp, inspired.calibrate),
             estimated.maps,
         )
-        result = CaseResult(
-            case=case,
-            scans=(_summary(inspired), _summary(expired)),
-            exp=expired.ct,
-            insp_on_exp=estimated.insp_on_exp,
-            lungs_exp=expired.anatomy.lungs,
-            lobes_exp=lobes_exp,
-            maps=estimated.maps,
-            insp=inspired.ct,
-            lungs_insp=inspired.anatomy.lungs,
-            lobes_insp=lobes_insp,
-            airways_insp=inspired.anatomy.airways,
-            vessels_insp=inspired.anatomy.vessels,
-            displacement=registration.displacement,
-            exp_grid=expired.grid,
-            insp_grid=inspired.grid,
-            exp_codes=expired.scan.volume.grid.codes,
-            insp_codes=inspired.scan.volume.grid.codes,
-            metrics=metrics,
-            findings=(),
-            registration=quality_numbers(registration),
-            settings={
-                **asdict(options),
-                "extravascular_g_ml": estimated.extravascular_g_ml,
-                "hu_scale": {b.role: asdict(b.calibrate) for b in (inspired, expired)},
-            },
-            versions=versions(),
-            timings=clock.seconds,
-            banner=banner,
+        result = _assembled(
+            case, inspired, expired, registration, lobes_insp, lobes_exp, estimated, metrics, options
         )
         findings = (
             *inspired.findings,
@@ -155,7 +129,9 @@ def analyse(
             *estimated.findings,
             check_sums(result),
         )
-    return replace(result, findings=findings, metrics=mark(metrics, findings))
+    return replace(
+        result, findings=findings, metrics=mark(metrics, findings), timings=clock.seconds, banner=banner
+    )
 
 
 @dataclass(frozen=True)
@@ -269,6 +245,49 @@ def check_sums(result: CaseResult) -> Finding:
     )
     make = passed if worst < 1e-3 else fail
     return make("SUMS_CLOSE", f"{message}, to {100 * worst:.2g} %.", value=100 * worst, limit=0.1, unit="%")
+
+
+def _assembled(
+    case: str,
+    insp: Breath,
+    exp: Breath,
+    registration: Registration,
+    lobes_insp: Volume,
+    lobes_exp: Volume,
+    estimated: Estimates,
+    metrics: pd.DataFrame,
+    options: Options,
+) -> CaseResult:
+    """All that was found in one value; findings, timings and banner still to come."""
+    return CaseResult(
+        case=case,
+        scans=(_summary(insp), _summary(exp)),
+        exp=exp.ct,
+        insp_on_exp=estimated.insp_on_exp,
+        lungs_exp=exp.anatomy.lungs,
+        lobes_exp=lobes_exp,
+        maps=estimated.maps,
+        insp=insp.ct,
+        lungs_insp=insp.anatomy.lungs,
+        lobes_insp=lobes_insp,
+        airways_insp=insp.anatomy.airways,
+        vessels_insp=insp.anatomy.vessels,
+        displacement=registration.displacement,
+        exp_grid=exp.grid,
+        insp_grid=insp.grid,
+        exp_codes=exp.scan.volume.grid.codes,
+        insp_codes=insp.scan.volume.grid.codes,
+        metrics=metrics,
+        findings=(),
+        registration=quality_numbers(registration),
+        settings={
+            **asdict(options),
+            "extravascular_g_ml": estimated.extravascular_g_ml,
+            "hu_scale": {b.role: asdict(b.calibrate) for b in (insp, exp)},
+        },
+        versions=versions(),
+        timings=[],
+    )
 
 
 def _summary(breath: Breath) -> ScanSummary:

@@ -175,69 +175,7 @@ def _breathing_share(e: Evidence) -> float:
 
 
 def _scans(e: Evidence) -> list[Finding]:
-    findings = []
-    for role in e.spacing_mm:
-        suffix = {"inspiration": "INSP", "expiration": "EXP"}[role]
-        findings.append(
-            graded(
-                f"SPACING_{suffix}",
-                e.spacing_mm[role],
-                (1.5, 3.0),
-                f"largest voxel spacing of the {role} scan",
-                unit="mm",
-                advice="Reconstruct thinner slices: fissures, small vessels and PRM need them.",
-                touches=("lobes", "prm"),
-            )
-        )
-        air, blood, noise = e.air_hu.get(role), e.blood_hu.get(role), e.noise_hu.get(role)
-        if air is not None:
-            findings.append(
-                graded(
-                    f"AIR_HU_{suffix}",
-                    abs(air + 1000),
-                    (30, 50),
-                    f"distance of tracheal air ({air:.0f} HU) from -1000 HU in the {role} scan",
-                    unit="HU",
-                    advice="Check the rescale intercept and the scanner's calibration.",
-                    touches=DENSITOMETRIC,
-                )
-            )
-        if blood is not None:
-            findings.append(
-                graded(
-                    f"CONTRAST_{suffix}",
-                    blood,
-                    (70, 100),
-                    f"CT number of blood in the {role} scan",
-                    unit="HU",
-                    advice="Contrast medium makes density useless here: use a scan without it.",
-                    touches=(*BLOOD, "ventilation_hu"),
-                )
-            )
-        if noise is not None:
-            findings.append(
-                graded(
-                    f"NOISE_{suffix}",
-                    noise,
-                    (30, 50),
-                    f"image noise of the {role} scan",
-                    unit="HU",
-                    advice="Use a softer kernel or more dose; counts at fixed thresholds suffer first.",
-                    touches=("prm",),
-                )
-            )
-        if role in e.opacity_pct:
-            findings.append(
-                graded(
-                    f"OPACITY_{suffix}",
-                    e.opacity_pct[role],
-                    (10, 25),
-                    f"share of dense lung in the {role} scan",
-                    unit="%",
-                    advice="Density is not blood in consolidation or ground glass: perfusion is not readable there.",
-                    touches=BLOOD,
-                )
-            )
+    findings = [finding for role in e.spacing_mm for finding in _scan(e, role)]
     names = {k for k in e.kernel.values() if k}
     if len(names) == 2:
         findings.append(
@@ -250,6 +188,72 @@ def _scans(e: Evidence) -> list[Finding]:
             )
         )
     return findings
+
+
+def _scan(e: Evidence, role: str) -> list[Finding]:
+    """Every check of one scan whose value is known."""
+    air = e.air_hu.get(role)
+    checks: tuple[tuple[str, float | None, tuple[float, float], str, str, str, tuple[str, ...]], ...] = (
+        (
+            "SPACING",
+            e.spacing_mm[role],
+            (1.5, 3.0),
+            "largest voxel spacing",
+            "mm",
+            "Reconstruct thinner slices: fissures, small vessels and PRM need them.",
+            ("lobes", "prm"),
+        ),
+        (
+            "AIR_HU",
+            None if air is None else abs(air + 1000),
+            (30, 50),
+            f"distance of tracheal air ({air or 0:.0f} HU) from -1000 HU",
+            "HU",
+            "Check the rescale intercept and the scanner's calibration.",
+            DENSITOMETRIC,
+        ),
+        (
+            "CONTRAST",
+            e.blood_hu.get(role),
+            (70, 100),
+            "CT number of blood",
+            "HU",
+            "Contrast medium makes density useless here: use a scan without it.",
+            (*BLOOD, "ventilation_hu"),
+        ),
+        (
+            "NOISE",
+            e.noise_hu.get(role),
+            (30, 50),
+            "image noise",
+            "HU",
+            "Use a softer kernel or more dose; counts at fixed thresholds suffer first.",
+            ("prm",),
+        ),
+        (
+            "OPACITY",
+            e.opacity_pct.get(role),
+            (10, 25),
+            "share of dense lung",
+            "%",
+            "Density is not blood in consolidation or ground glass: perfusion is not readable there.",
+            BLOOD,
+        ),
+    )
+    suffix = {"inspiration": "INSP", "expiration": "EXP"}[role]
+    return [
+        graded(
+            f"{code}_{suffix}",
+            value,
+            limits,
+            f"{what} in the {role} scan",
+            unit=unit,
+            advice=advice,
+            touches=touches,
+        )
+        for code, value, limits, what, unit, advice, touches in checks
+        if value is not None
+    ]
 
 
 def _registration(e: Evidence) -> list[Finding]:
