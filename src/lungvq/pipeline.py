@@ -88,7 +88,7 @@ def analyse(
     """
     options = options or Options()
     check_same_patient(insp.facts, exp.facts)
-    clock = _Clock(progress)
+    clock = Clock(progress)
     with clock.stage("finding the lungs at inspiration"):
         inspired = prepare(insp, "inspiration", progress)
     with clock.stage("finding the lungs at expiration"):
@@ -330,7 +330,7 @@ def _evidence(insp: Breath, exp: Breath, result: CaseResult) -> Evidence:
     )
 
 
-class _Clock:
+class Clock:
     """Tells the listener which stage starts and remembers how long each took."""
 
     def __init__(self, progress: Progress) -> None:
@@ -339,6 +339,7 @@ class _Clock:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
+        """Time what is done within."""
         self._progress.stage(name)
         start = time.monotonic()
         yield

@@ -7,7 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -21,7 +21,7 @@ from lungvq.errors import InputError, OutputError, ResourceError
 from lungvq.export import open_run, write_maps_and_labels, write_metrics
 from lungvq.export.folder import MANIFEST, free_bytes
 from lungvq.findings import Severity
-from lungvq.pipeline import Options, analyse
+from lungvq.pipeline import Clock, Options, analyse
 from lungvq.progress import SILENT, Progress
 from lungvq.report import write_report
 from lungvq.result import MAPS, CaseResult
@@ -96,16 +96,19 @@ def run_case(
     if folder is None:
         return _recorded(out, already_done=True)
     try:
-        progress.stage("reading the scans")
-        scans = _read(insp), _read(exp)
+        clock = Clock(progress)
+        with clock.stage("reading the scans"):
+            scans = _read(insp), _read(exp)
         _check_resources(scans, out, max_memory_gb, progress)
         result = analyse(*scans, case=case, options=options, progress=progress)
         del scans
-        progress.stage("writing maps and labels")
-        write_maps_and_labels(result, folder.stage)
-        write_metrics(result.metrics, folder.stage / "metrics.csv")
-        progress.stage("writing the report")
-        write_report(result, folder.stage, progress=progress)
+        result = replace(result, timings=[*clock.seconds, *result.timings])
+        with clock.stage("writing maps and labels"):
+            write_maps_and_labels(result, folder.stage)
+            write_metrics(result.metrics, folder.stage / "metrics.csv")
+        with clock.stage("writing the report"):
+            write_report(result, folder.stage, progress=progress)
+        result = replace(result, timings=[*result.timings, *clock.seconds[1:]])
         record = _record(result, hashes, key, time.monotonic() - start)
         folder.finish(record)
     except BaseException:

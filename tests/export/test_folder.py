@@ -1,6 +1,7 @@
 """The output folder: whole or no result, and nothing of the user's is ever lost."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -55,6 +56,23 @@ def test_a_failed_run_leaves_nothing_and_what_was_there(tmp_path):
     folder.discard()
     assert verify(out) == []
     assert (out / "report.html").read_text() == "a"
+
+
+def test_an_interruption_while_moving_leaves_no_half_result(tmp_path, monkeypatch):
+    folder = open_run(tmp_path / "out", "k")
+    fill(folder)
+    move = Path.replace
+
+    def interrupted(self, target):
+        if self.name == "report.html":
+            raise KeyboardInterrupt
+        return move(self, target)
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        folder.finish({"key": "k", "qc": "PASS"})
+    folder.discard()
+    assert not (tmp_path / "out").exists()
 
 
 def test_files_that_are_not_ours_are_never_touched(tmp_path):

@@ -74,13 +74,19 @@ class RunFolder:
             if path.is_file()
         }
         text = json.dumps({"schema": SCHEMA, **record, "files": files}, indent=2, allow_nan=False) + "\n"
-        (self.path / MANIFEST).unlink(missing_ok=True)  # from here on the old result is none
-        for name in _OWN:
-            _remove(self.path / name)
-            if (self.stage / name).exists():
-                (self.stage / name).replace(self.path / name)
-        with open_atomic(self.path / MANIFEST) as stream:
+        with open_atomic(self.stage / MANIFEST) as stream:
             stream.write(text.encode())
+        (self.path / MANIFEST).unlink(missing_ok=True)  # from here on the old result is none
+        try:
+            for name in _OWN:
+                _remove(self.path / name)
+                if (self.stage / name).exists():
+                    (self.stage / name).replace(self.path / name)
+            (self.stage / MANIFEST).replace(self.path / MANIFEST)
+        except BaseException:
+            for name in _OWN:  # half a result is none
+                _remove(self.path / name)
+            raise
         _remove(self.stage)
 
     def discard(self) -> None:
