@@ -12,6 +12,9 @@ LOBES: dict[str, int] = {"LUL": 1, "LLL": 2, "RUL": 3, "RML": 4, "RLL": 5}
 LOBES_OF_LUNG: dict[str, tuple[str, ...]] = {"left": ("LUL", "LLL"), "right": ("RUL", "RML", "RLL")}
 LUNG_OF_LOBE: dict[str, str] = {lobe: lung for lung, lobes in LOBES_OF_LUNG.items() for lobe in lobes}
 
+LUNG_OF_LOBE_LABEL: tuple[int, ...] = (0, *(LUNGS[LUNG_OF_LOBE[lobe]] for lobe in LOBES))
+"""The lung's label at the position of each lobe's: ``np.array(LUNG_OF_LOBE_LABEL)[lobes]`` gives lungs."""
+
 ZONES: tuple[str, ...] = (
     "left_upper",
     "left_middle",

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["BLOOD_HU", "Calibration", "air_fraction", "calibrate_hu", "density"]
+__all__ = ["BLOOD_HU", "OUTSIDE_HU", "Calibration", "air_fraction", "calibrate_hu", "density"]
 
 BLOOD_HU = 45.0
 """CT number of unenhanced blood that the scale is set to."""
+
+OUTSIDE_HU = -1024
+"""What a CT shows where nothing was scanned."""
 
 _AIR_RANGE = (-1060.0, -900.0)
 _BLOOD_RANGE = (0.0, 70.0)  # beyond: contrast medium, or not blood

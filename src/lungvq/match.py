@@ -6,17 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lungvq.anatomy import LOBES, LOBES_OF_LUNG, LUNGS
+from lungvq.anatomy import LUNG_OF_LOBE_LABEL, LUNGS
 from lungvq.breath import Breath
+from lungvq.hu import OUTSIDE_HU
 from lungvq.pair import MatchedPair, noise_sd
 from lungvq.regional import fill_from_nearest, reaching_out
 from lungvq.register import Registration, warp_labels
 from lungvq.volume import Grid, Volume
 
-__all__ = ["OUTSIDE_HU", "carry_inspiration", "carry_lobes", "match"]
-
-OUTSIDE_HU = -1024
-"""What a CT shows where nothing was scanned."""
+__all__ = ["carry_inspiration", "carry_lobes", "match"]
 
 
 def match(insp: Breath, exp: Breath, registration: Registration) -> MatchedPair:
@@ -108,9 +106,7 @@ def carry_lobes(registration: Registration, lobes_insp: Volume, lungs_exp: Volum
     return lungs_exp.like(lobes)
 
 
-_LUNG_OF_LABEL = np.zeros(len(LOBES) + 1, np.uint8)
-for _lung, _names in LOBES_OF_LUNG.items():
-    _LUNG_OF_LABEL[[LOBES[_name] for _name in _names]] = LUNGS[_lung]
+_LUNG_OF_LABEL = np.array(LUNG_OF_LOBE_LABEL, np.uint8)
 
 
 def _completed(lobes: np.ndarray, lungs: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from lungvq import io
 from lungvq.anatomy import LUNGS
 from lungvq.export.folder import staged
 from lungvq.findings import Finding
-from lungvq.match import OUTSIDE_HU
+from lungvq.hu import OUTSIDE_HU
 from lungvq.pipeline import quality_numbers
 from lungvq.progress import SILENT, Progress
 from lungvq.regional import carry, close_sums, reaching_out

@@ -11,7 +11,7 @@ from scipy.ndimage import distance_transform_edt
 from scipy.stats import spearmanr
 
 from lungvq import io
-from lungvq.anatomy import LOBES, LUNG_OF_LOBE, LUNGS
+from lungvq.anatomy import LOBES, LUNG_OF_LOBE_LABEL
 from lungvq.bench.table import made_with, table
 from lungvq.breath import Breath, prepare
 from lungvq.errors import LungvqError, UsageError
@@ -221,10 +221,7 @@ def _onto(volume: Volume, like: Volume) -> Volume:
 
 
 def _lungs_of(lobes: Volume) -> Volume:
-    side = np.zeros(max(LOBES.values()) + 1, np.uint8)
-    for lobe, lung in LUNG_OF_LOBE.items():
-        side[LOBES[lobe]] = LUNGS[lung]
-    return lobes.like(side[lobes.array])
+    return lobes.like(np.array(LUNG_OF_LOBE_LABEL, np.uint8)[lobes.array])
 
 
 def _with_lungs(breath: Breath, lungs: Volume) -> Breath:

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 
 from lungvq import io
+from lungvq.hu import OUTSIDE_HU
 from lungvq.result import MAPS, CaseResult
 from lungvq.volume import Grid, Volume
 
 __all__ = ["write_maps_and_labels", "write_metrics"]
 
-OUTSIDE_HU = -1024
 _WRITERS = 2  # compression runs outside the interpreter's lock; more would only cost memory
 
 
