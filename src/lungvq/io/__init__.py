@@ -10,10 +10,11 @@ from lungvq.errors import InputError
 from lungvq.io import formats
 from lungvq.io.formats import open_atomic, write
 from lungvq.io.listing import SeriesInfo, list_series, read, read_series
-from lungvq.io.scan import Scan, sha256_of
+from lungvq.io.scan import Patient, Scan, sha256_of
 from lungvq.volume import Volume
 
 __all__ = [
+    "Patient",
     "Scan",
     "SeriesInfo",
     "list_series",

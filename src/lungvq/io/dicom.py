@@ -28,8 +28,18 @@ from pydicom.uid import UID
 
 from lungvq.errors import InputError
 from lungvq.findings import Finding, passed, warn
+from lungvq.io.scan import Patient
 
-__all__ = ["Refusal", "Stack", "arrange", "facts_of", "find_series", "looks_like_dicom", "pixels"]
+__all__ = [
+    "Refusal",
+    "Stack",
+    "arrange",
+    "facts_of",
+    "find_series",
+    "looks_like_dicom",
+    "patient_of",
+    "pixels",
+]
 
 _CT, _ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1"
 _DIRECTORY = b"1.2.840.10008.1.3.10"
@@ -47,14 +57,7 @@ _PROJECTIONS = {"MIP", "MINIP", "MIN_IP", "MAX_IP", "PROJECTION IMAGE", "VOLUME 
 _SAME_DIRECTION, _SAME_SPACING = 1e-3, 1e-3
 _SAME_POSITION_MM, _SIDEWAYS_MM = 0.02, 0.5
 
-_KEYWORDS = """
-    SOPClassUID SOPInstanceUID SeriesInstanceUID StudyInstanceUID FrameOfReferenceUID Modality ImageType
-    PatientID StudyDate SeriesTime AcquisitionTime AcquisitionNumber SeriesNumber InstanceNumber
-    SeriesDescription ProtocolName BodyPartExamined Manufacturer ManufacturerModelName ConvolutionKernel KVP
-    Exposure SliceThickness PatientPosition ContrastBolusAgent TemporalPositionIdentifier
-    ImagePositionPatient ImageOrientationPatient PixelSpacing Rows Columns NumberOfFrames SamplesPerPixel
-    PixelRepresentation RescaleSlope RescaleIntercept RescaleType PixelPaddingValue LossyImageCompression
-""".split()  # noqa: SIM905
+_PATIENT = {"id": "PatientID", "name": "PatientName", "birth_date": "PatientBirthDate", "sex": "PatientSex"}
 
 
 class Refusal(Exception):
@@ -363,7 +366,7 @@ def _say_uneven(
 def _remarks(slices: Sequence[Dataset], step: float) -> list[Finding]:
     """What does not forbid use."""
     found = []
-    lossy = [h for h in slices if _LOSSY.match(_syntax(h)) or h.get("LossyImageCompression") == "01"]
+    lossy = [h for h in slices if _is_lossy(h)]
     if lossy:
         found.append(
             warn(
@@ -476,40 +479,81 @@ def _rescaled(image: Dataset) -> np.ndarray:
 # --- facts ------------------------------------------------------------------------------------------------
 
 
+_TEXT_FACTS = {
+    "series_description": "SeriesDescription",
+    "series_number": "SeriesNumber",
+    "study_description": "StudyDescription",
+    "requested_procedure": "RequestedProcedureDescription",
+    "protocol": "ProtocolName",
+    "image_comments": "ImageComments",
+    "body_part": "BodyPartExamined",
+    "study_date": "StudyDate",
+    "study_time": "StudyTime",
+    "series_date": "SeriesDate",
+    "series_time": "SeriesTime",
+    "acquisition_date": "AcquisitionDate",
+    "acquisition_time": "AcquisitionTime",
+    "acquisition_datetime": "AcquisitionDateTime",
+    "acquisition_number": "AcquisitionNumber",
+    "temporal_position": "TemporalPositionIdentifier",
+    "respiratory_motion": "RespiratoryMotionCompensationTechnique",
+    "respiratory_position": "RespiratoryCyclePosition",
+    "respiratory_start_phase": "StartingRespiratoryPhase",
+    "respiratory_end_phase": "EndingRespiratoryPhase",
+    "respiratory_percent": "NominalPercentageOfRespiratoryPhase",
+    "manufacturer": "Manufacturer",
+    "model": "ManufacturerModelName",
+    "kernel": "ConvolutionKernel",
+    "scan_options": "ScanOptions",
+    "patient_position": "PatientPosition",
+    "contrast_agent": "ContrastBolusAgent",
+    "image_type": "ImageType",
+    "rescale_type": "RescaleType",
+    "study_uid": "StudyInstanceUID",
+    "series_uid": "SeriesInstanceUID",
+    "frame_of_reference_uid": "FrameOfReferenceUID",
+    "sop_class_uid": "SOPClassUID",
+}
+_NUMBER_FACTS = {
+    "kvp": "KVP",
+    "exposure_mas": "Exposure",
+    "slice_thickness_mm": "SliceThickness",
+    "reconstruction_diameter_mm": "ReconstructionDiameter",
+    "rescale_slope": "RescaleSlope",
+    "rescale_intercept": "RescaleIntercept",
+    "pixel_padding": "PixelPaddingValue",
+}
+
+
+_KEYWORDS = frozenset(
+    """
+    SOPInstanceUID InstanceNumber NumberOfFrames SamplesPerPixel PixelRepresentation Rows Columns Modality
+    ImagePositionPatient ImageOrientationPatient PixelSpacing LossyImageCompression
+    """.split()  # noqa: SIM905
+).union(_TEXT_FACTS.values(), _NUMBER_FACTS.values(), _PATIENT.values())
+
+
 def facts_of(headers: Sequence[Dataset]) -> dict[str, Any]:
     """What the headers say, as plain values; the patient's number only as a hash, the name not at all."""
     first = headers[0]
-    text = {
-        "series_description": "SeriesDescription",
-        "series_number": "SeriesNumber",
-        "study_date": "StudyDate",
-        "acquisition_time": "AcquisitionTime",
-        "manufacturer": "Manufacturer",
-        "model": "ManufacturerModelName",
-        "protocol": "ProtocolName",
-        "kernel": "ConvolutionKernel",
-        "patient_position": "PatientPosition",
-        "contrast_agent": "ContrastBolusAgent",
-        "study_uid": "StudyInstanceUID",
-        "series_uid": "SeriesInstanceUID",
-        "frame_of_reference_uid": "FrameOfReferenceUID",
-    }
-    numbers = {
-        "kvp": "KVP",
-        "exposure_mas": "Exposure",
-        "slice_thickness_mm": "SliceThickness",
-        "rescale_slope": "RescaleSlope",
-        "rescale_intercept": "RescaleIntercept",
-        "pixel_padding": "PixelPaddingValue",
-    }
-    patient = str(first.get("PatientID") or "")
+    patient = patient_of(headers)
     return {
-        "patient": hashlib.sha256(patient.encode()).hexdigest()[:12] if patient else None,
-        **{name: _plain_text(first.get(keyword)) for name, keyword in text.items()},
-        **{name: _plain_number(headers, keyword) for name, keyword in numbers.items()},
-        "image_type": _plain_text(first.get("ImageType")),
+        "patient": hashlib.sha256(patient.id.encode()).hexdigest()[:12] if patient.id else None,
+        **{name: _plain_text(first.get(keyword)) for name, keyword in _TEXT_FACTS.items()},
+        **{name: _plain_number(headers, keyword) for name, keyword in _NUMBER_FACTS.items()},
         "transfer_syntax": UID(_syntax(first)).name if _syntax(first) else None,
+        "lossy": any(_is_lossy(h) for h in headers),
     }
+
+
+def patient_of(headers: Sequence[Dataset]) -> Patient:
+    """Who was scanned, as the first header has it."""
+    told = {name: str(headers[0].get(keyword) or "").strip() for name, keyword in _PATIENT.items()}
+    return Patient(**told)
+
+
+def _is_lossy(header: Dataset) -> bool:
+    return bool(_LOSSY.match(_syntax(header))) or header.get("LossyImageCompression") == "01"
 
 
 def _plain_text(value: Any) -> str | None:

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from lungvq.errors import InputError
 from lungvq.findings import Finding
 from lungvq.io import dicom, formats
-from lungvq.io.scan import MIN_SLICES, Scan, check_chest_ct, check_ct_spacing, hu_from_stored
+from lungvq.io.scan import MIN_SLICES, Patient, Scan, check_chest_ct, check_ct_spacing, hu_from_stored
 from lungvq.volume import Grid, Volume
 
 __all__ = ["SeriesInfo", "list_series", "read", "read_series"]
@@ -43,6 +43,8 @@ class SeriesInfo:
         As in `Scan`.
     findings : tuple of Finding
         As in `Scan`.
+    patient : Patient
+        As in `Scan`; not part of `to_dict`.
     """
 
     path: Path
@@ -58,6 +60,7 @@ class SeriesInfo:
     grid: Grid | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
+    patient: Patient = field(default_factory=Patient)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -195,7 +198,7 @@ def _read_stack(path: Path, name: str, stack: dicom.Stack) -> Scan:
     except dicom.Refusal as reason:
         raise InputError(f"{name}: {reason}") from None
     facts = {**dicom.facts_of(stack.slices), **check_chest_ct(volume, name)}
-    return Scan(volume, path, "dicom", stack.files, facts, stack.findings)
+    return Scan(volume, path, "dicom", stack.files, facts, stack.findings, dicom.patient_of(stack.slices))
 
 
 def _check_exists(path: Path) -> None:
@@ -240,6 +243,7 @@ def _describe_series(headers: list[Dataset]) -> tuple[SeriesInfo, dicom.Stack | 
         "kernel": facts["kernel"] or "",
         "uid": facts["series_uid"] or "",
         "facts": facts,
+        "patient": dicom.patient_of(headers),
     }
     try:
         stack = dicom.arrange(headers)

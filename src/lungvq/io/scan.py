@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from lungvq.errors import InputError
 from lungvq.findings import Finding
 from lungvq.volume import Volume
 
-__all__ = ["Scan", "check_chest_ct", "check_ct_spacing", "hu_from_stored", "sha256_of"]
+__all__ = ["Patient", "Scan", "check_chest_ct", "check_ct_spacing", "hu_from_stored", "sha256_of"]
 
 MIN_SLICES = 10
 MIN_SPACING_MM, MAX_SPACING_MM = 0.1, 7.5
@@ -26,6 +26,19 @@ _INT16 = np.iinfo(np.int16)
 # one whose outside was painted over with a padding value.
 _MIN_AIR_SHARE, _MIN_SOFT_SHARE = 0.002, 0.005
 _AIR_HU, _SOFT_HU = -500, (-150, 150)
+
+
+@dataclass(frozen=True)
+class Patient:
+    """Who was scanned, as the header has it; empty where it does not tell, as in image files.
+
+    Kept apart from `Scan.facts`, which goes into ``run.json``: nothing here is written anywhere unless asked.
+    """
+
+    id: str = ""
+    name: str = ""
+    birth_date: str = ""
+    sex: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,9 +56,34 @@ class Scan:
     files : tuple of Path
         Every file the values came from.
     facts : dict
-        What the header says, as plain values for ``run.json``; no patient's name or number.
+        What the header says, as plain values for ``run.json``; no patient's name or number. For the keys
+        that DICOM gives see Notes.
     findings : tuple of Finding
         What was noticed while reading and does not forbid use.
+    patient : Patient
+        For comparing the two scans; not part of `facts`.
+
+    Notes
+    -----
+    Facts of a DICOM series; None where the header does not tell. Text is str, as it stands in the header.
+
+    - ``patient``: 12 hex digits, a hash of Patient ID.
+    - ``series_description``, ``study_description``, ``requested_procedure``, ``protocol``,
+      ``image_comments``, ``body_part``: words that may tell inspiration from expiration.
+    - ``series_number``: text; may repeat where one series was split into several volumes.
+    - ``study_uid``, ``series_uid``, ``frame_of_reference_uid``, ``sop_class_uid``.
+    - ``study_date``, ``study_time``, ``series_date``, ``series_time``, ``acquisition_date``,
+      ``acquisition_time``, ``acquisition_datetime``: YYYYMMDD and HHMMSS.ffffff, as DICOM has them.
+    - ``acquisition_number``, ``temporal_position``: text, of the first slice.
+    - ``respiratory_motion``, ``respiratory_position``, ``respiratory_start_phase``,
+      ``respiratory_end_phase``, ``respiratory_percent``: explicit tags, mostly of Enhanced CT.
+    - ``manufacturer``, ``model``, ``kernel``, ``scan_options``, ``patient_position`` (HFS, FFP, ...),
+      ``contrast_agent``.
+    - ``image_type``: parts joined by backslashes. ``rescale_type``: usually HU.
+    - ``kvp``, ``exposure_mas``, ``slice_thickness_mm``, ``reconstruction_diameter_mm``, ``rescale_slope``,
+      ``rescale_intercept``, ``pixel_padding``: float, or [lowest, highest] where slices differ.
+    - ``transfer_syntax``: its name. ``lossy``: whether some slice was compressed with loss.
+    - ``hu_min``, ``hu_max``, ``voxels_below_minus_1024``: in `Scan` only, as they need the pixels.
     """
 
     volume: Volume
@@ -54,6 +92,7 @@ class Scan:
     files: tuple[Path, ...]
     facts: dict[str, Any]
     findings: tuple[Finding, ...] = ()
+    patient: Patient = field(default_factory=Patient)
 
 
 def sha256_of(files: Iterable[Path]) -> str:
