@@ -16,6 +16,9 @@ def phantom(
     case: Annotated[str, typer.Option(help="Which disease or motion; 'list' names them.")] = "healthy",
     seed: Annotated[int, typer.Option(min=0, help="Which subject.")] = 0,
     spacing: Annotated[float, typer.Option(min=0.5, max=5.0, help="Voxel size in mm.")] = 1.5,
+    dicom: Annotated[
+        bool, typer.Option("--dicom", help="Write the scans as a DICOM study below DIR/dicom.")
+    ] = False,
     threads: Threads = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -36,7 +39,8 @@ def phantom(
             raise UsageError(f"no phantom case {case!r}; expected one of {', '.join(CASES)}")
         if output.exists() and (not output.is_dir() or any(output.iterdir())):
             raise UsageError(f"{output} already exists and is not empty; give a new folder")
-        write_phantom(make_phantom(case, seed=seed, spacing=spacing, progress=progress), output)
-    typer.echo(
-        f"{output}: insp.nii.gz, exp.nii.gz and truth/ of a {case} phantom, seed {seed}, {spacing:g} mm"
-    )
+        made = make_phantom(case, seed=seed, spacing=spacing, progress=progress)
+        progress.stage("writing the files")
+        write_phantom(made, output, dicom=dicom)
+    scans = "dicom/" if dicom else "insp.nii.gz, exp.nii.gz"
+    typer.echo(f"{output}: {scans} and truth/ of a {case} phantom, seed {seed}, {spacing:g} mm")

@@ -21,18 +21,24 @@ MAPS = (
 )
 
 
-def write_phantom(phantom: Phantom, folder: Path | str) -> None:
+def write_phantom(phantom: Phantom, folder: Path | str, *, dicom: bool = False) -> None:
     """Write ``insp.nii.gz``, ``exp.nii.gz`` and ``truth/``: the maps, ``landmarks.csv``, ``truth.json``.
 
-    Landmarks are in LPS mm, one row each: the point at expiration, then at inspiration.
+    Landmarks are in LPS mm, one row each: the point at expiration, then at inspiration. With `dicom` the scans
+    are a study below ``dicom/`` instead, as `phantom.dicom.write_study` has it.
     """
     from lungvq.io import write
 
     folder = Path(folder)
     truth = folder / "truth"
     truth.mkdir(parents=True, exist_ok=True)
-    write(phantom.insp, folder / "insp.nii.gz")
-    write(phantom.exp, folder / "exp.nii.gz")
+    if dicom:
+        from lungvq.phantom.dicom import write_study
+
+        write_study(phantom, folder / "dicom")
+    else:
+        write(phantom.insp, folder / "insp.nii.gz")
+        write(phantom.exp, folder / "exp.nii.gz")
     for name in MAPS:
         write(getattr(phantom.truth, name), truth / f"{name}.nii.gz")
     np.savetxt(
