@@ -9,6 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+from scipy.ndimage import binary_erosion
 
 from lungvq import io
 from lungvq.phantom import make_phantom
@@ -71,7 +72,8 @@ def test_what_lies_beside_the_breath_holds_says_what_it_is(phantom, study):
     assert soft.grid.same_as(sharp.grid)
     assert sharp.array.std() > soft.array.std()
     lungs = phantom.truth.lobes_insp.resample_labels(soft.grid).array > 0
-    assert sharp.array[lungs].mean() == pytest.approx(soft.array[lungs].mean(), abs=10)
+    deep = binary_erosion(lungs, iterations=3)  # at the pleura edges overshoot
+    assert sharp.array[deep].mean() == pytest.approx(soft.array[deep].mean(), abs=3)
     coronal = io.read(study / "series-05").volume
     assert coronal.grid.codes[0] in "AP"
     middle = coronal.grid.world(np.array(coronal.shape) // 2)
