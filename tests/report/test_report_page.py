@@ -73,9 +73,9 @@ def page(written):
 class TestFile:
     def test_everything_that_is_said_to_be_written_is_there(self, written):
         folder, paths = written
-        assert paths[0] == folder / "report.html"
-        assert set(paths[1:]) == set((folder / "figures").iterdir())
-        assert {p.suffix for p in paths[1:]} == {".png", ".svg"}
+        assert paths[:2] == [folder / "report.html", folder / "report.pdf"]
+        assert set(paths[2:]) == set((folder / "figures").iterdir())
+        assert {p.suffix for p in paths[2:]} == {".png", ".svg"}
         assert all(p.stat().st_size > 0 for p in paths)
 
     def test_it_stays_small(self, written):

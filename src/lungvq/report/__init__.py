@@ -1,4 +1,4 @@
-"""A finished case as pages a physician can read: one HTML file that opens anywhere, and its figures as files."""
+"""A finished case as pages a physician can read: one HTML file that opens anywhere, the same as PDF, and figures."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from lungvq.report.content import build_page, is_withheld
 from lungvq.report.figures import PLANES, Cuts, class_overlay, montage, registration_layers
 from lungvq.report.histogram import histogram
 from lungvq.report.html import render
+from lungvq.report.pdf import render_pdf
 from lungvq.report.plate import Picture
 from lungvq.report.render3d import surfaces_picture
 from lungvq.result import CaseResult
@@ -22,7 +23,7 @@ _COUNT = 10  # pictures of a report from which nothing is withheld
 
 
 def write_report(result: CaseResult, folder: Path, *, progress: Progress = SILENT) -> list[Path]:
-    """Write ``report.html`` and ``figures/``.
+    """Write ``report.html``, ``report.pdf`` and ``figures/``.
 
     Parameters
     ----------
@@ -34,7 +35,7 @@ def write_report(result: CaseResult, folder: Path, *, progress: Progress = SILEN
     Returns
     -------
     list of Path
-        What was written, the page first.
+        What was written, the page first, then the PDF.
 
     Raises
     ------
@@ -43,16 +44,19 @@ def write_report(result: CaseResult, folder: Path, *, progress: Progress = SILEN
     """
     progress.stage("drawing the report")
     pictures = draw_pictures(result, progress=progress)
-    page = render(build_page(result), {picture.name: picture for picture in pictures})
-    written = {folder / "report.html": page.encode()}
-    written |= {folder / "figures" / f"{p.name}.{p.kind}": p.data for p in pictures}
+    page, by_name = build_page(result), {picture.name: picture for picture in pictures}
+    figures = folder / "figures"
+    written = {figures / f"{p.name}.{p.kind}": p.data for p in pictures}
+    html, pdf = folder / "report.html", folder / "report.pdf"
     try:
-        (folder / "figures").mkdir(parents=True, exist_ok=True)
+        figures.mkdir(parents=True, exist_ok=True)
         for path, data in written.items():
             path.write_bytes(data)
+        html.write_bytes(render(page, by_name).encode())
+        pdf.write_bytes(render_pdf(page, by_name, figures))
     except OSError as error:
         raise OutputError(f"the report cannot be written to {folder}: {error.strerror or error}") from error
-    return list(written)
+    return [html, pdf, *written]
 
 
 def draw_pictures(result: CaseResult, *, progress: Progress = SILENT) -> list[Picture]:

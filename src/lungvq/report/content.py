@@ -1,11 +1,13 @@
 """What the report says: one plain dict of finished strings, made from a `CaseResult`.
 
-Everything here is text and numbers; `figures` and `render3d` draw, `html` lays out.
+Everything here is text and numbers; `figures` and `render3d` draw, `html` and `pdf` lay out. What both say
+is said here or in `methods`, so that the page and the paper cannot differ.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +18,16 @@ from lungvq.anatomy import LOBES_OF_LUNG, VQ_CLASSES
 from lungvq.findings import Finding, Severity
 from lungvq.quantify import ZONE_DEF
 from lungvq.report.figures import CLASS_TITLES
-from lungvq.report.methods import GLOSSARY, LIMITS, METHODS, REFERENCES, number_citations
+from lungvq.report.methods import (
+    CAPTIONS,
+    GLOSSARY,
+    HEADINGS,
+    LIMITS,
+    METHODS,
+    NOTES,
+    REFERENCES,
+    number_citations,
+)
 from lungvq.result import CaseResult
 
 __all__ = ["MISSING", "build_page", "is_withheld", "number", "why_withheld"]
@@ -74,19 +85,18 @@ def _share(part: float, whole: float) -> float:
 
 
 def build_page(result: CaseResult) -> dict[str, Any]:
-    """Everything the template needs but the pictures."""
+    """Everything the layouts need but the pictures."""
     sections, references = number_citations(METHODS, REFERENCES)
-    return {
+    page = {
         "case": result.case,
+        "headings": HEADINGS,
+        "notes": NOTES,
+        "captions": CAPTIONS,
         "banner": result.banner,
         "verdict": _verdict(result),
         "key": _key_numbers(result),
         "scans": _scans(result),
-        "withheld": {
-            what: why_withheld(result, what)
-            for what in ("ventilation", "perfusion", "vq", "lobes")
-            if is_withheld(result, what)
-        },
+        "withheld": _withheld(result),
         "lobes": _region_table(result),
         "zones": _zone_table(result),
         "spread": _spread(result),
@@ -95,10 +105,48 @@ def build_page(result: CaseResult) -> dict[str, Any]:
         "settings": _flatten(result.settings),
         "versions": list(result.versions.items()),
         "timings": [(name, number(seconds, 1)) for name, seconds in result.timings],
-        "total_time": number(sum(seconds for _, seconds in result.timings), 0),
+        "timings_title": f"Timings, {number(sum(seconds for _, seconds in result.timings), 0)} s in all",
         "methods": sections,
         "references": references,
         "glossary": GLOSSARY,
+    }
+    legible: dict[str, Any] = _legible(page)
+    return legible
+
+
+_UNSEEN = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
+
+
+def _legible(value: Any) -> Any:
+    """The same page with control characters written out: none may hide text or turn its direction.
+
+    Examples
+    --------
+    >>> _legible({"name": ["a\\x07b", ("\\u202etxt", 1)]})
+    {'name': ['a[U+0007]b', ('[U+202E]txt', 1)]}
+    """
+    if isinstance(value, str):
+        return _UNSEEN.sub(lambda found: f"[U+{ord(found[0]):04X}]", value)
+    if isinstance(value, Mapping):
+        return {key: _legible(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_legible(item) for item in value)
+    return value
+
+
+_WITHHELD_TITLES = {"ventilation": "Ventilation", "perfusion": "Perfusion", "vq": "V/Q", "lobes": "Lobes"}
+
+
+def _withheld(result: CaseResult) -> dict[str, dict[str, str]]:
+    """What is withheld: its title, and why in one paragraph that follows the title."""
+    return {
+        what: {
+            "title": f"{title} withheld",
+            "why": f"because of a failed check: {' '.join(why_withheld(result, what))} The files are still"
+            " written, and marked.",
+        }
+        for what, title in _WITHHELD_TITLES.items()
+        if is_withheld(result, what)
     }
 
 
@@ -121,6 +169,7 @@ def _verdict(result: CaseResult) -> dict[str, Any]:
         "summary": _SUMMARY[result.status],
         "serious": [_finding(f) for f in serious],
         "passed": [_finding(f) for f in good],
+        "passed_title": f"{len(good)} check{'s' if len(good) > 1 else ''} passed",
     }
 
 
@@ -128,14 +177,22 @@ def _finding(finding: Finding) -> dict[str, str]:
     def measured(value: float | None) -> str:
         return "" if value is None else f"{_plain(value)} {finding.unit}".rstrip()
 
+    value, limit = measured(finding.value), measured(finding.limit)
+    touches = ", ".join(_touched(finding.touches))
+    said = [
+        f"Measured {value}{f', limit {limit}' if limit else ''}." if value else "",
+        finding.advice,
+        f"Touches: {touches}." if touches and finding.severity is not Severity.PASS else "",
+    ]
     return {
         "code": finding.code,
         "severity": finding.severity.value,
         "message": finding.message,
-        "value": measured(finding.value),
-        "limit": measured(finding.limit),
+        "value": value,
+        "limit": limit,
         "advice": finding.advice,
-        "touches": ", ".join(_touched(finding.touches)),
+        "touches": touches,
+        "measure": " ".join(part for part in said if part),
     }
 
 
@@ -176,13 +233,19 @@ def _key_numbers(result: CaseResult) -> dict[str, Any]:
     air = result.metric("both", "ventilation_ml") / 1000 if shown["ventilation"] else None
     return {
         "volumes": [
-            ("Inspiration", number(insp, 2), "L"),
-            ("Expiration", number(exp, 2), "L"),
-            ("Volume change", number(insp - exp, 2), "L"),
-            ("Air gained, from the map", number(air, 2), "L"),
+            (title, number(litres, 2), "" if number(litres) == MISSING else "L")
+            for title, litres in (
+                ("Inspiration", insp),
+                ("Expiration", exp),
+                ("Volume change", insp - exp),
+                ("Air gained, from the map", air),
+            )
         ],
         "splits": [
-            {"title": title, **_split(result, f"{name}_fraction_pct", shown[name])}
+            {
+                "title": f"{title}, right and left lung",
+                **_split(result, f"{name}_fraction_pct", shown[name]),
+            }
             for name, title in (("ventilation", "Ventilation"), ("perfusion", "Perfusion"))
         ],
         "classes": _class_bar(result, shown["vq"]),
@@ -221,7 +284,12 @@ def _class_bar(result: CaseResult, shown: bool) -> dict[str, Any]:
         )
         start += width
     abnormal = result.metric("both", "vq_abnormal_pct") if shown else float("nan")
-    return {"parts": parts, "abnormal": number(abnormal, 1), "withheld": not shown}
+    return {
+        "title": "V/Q classes, both lungs",
+        "parts": parts,
+        "abnormal": number(abnormal, 1),
+        "withheld": not shown,
+    }
 
 
 # -------------------------------------------------------------------------------------------- scans
@@ -407,7 +475,7 @@ def _region_table(result: CaseResult) -> dict[str, Any]:
         "marked": any(cell["mark"] for row in rows for cell in row["cells"]),
         "marks": _gather_marks(rows),
         "rows": rows,
-        "sums": _sums(result, numbers, lobes),
+        "sums": "".join(f"{said}. " for said in ["; ".join(_sums(result, numbers, lobes))] if said),
     }
 
 
@@ -480,7 +548,8 @@ def _zone_table(result: CaseResult) -> dict[str, Any]:
         "columns": [(c.title, c.unit) for c in ZONE_COLUMNS],
         "marks": _gather_marks(rows),
         "rows": rows,
-        "definition": ZONE_DEF,
+        "note": f"Thirds of equal height of each lung, from its base to its apex on expiration ({ZONE_DEF})."
+        " Other definitions of thirds give other numbers.",
     }
 
 

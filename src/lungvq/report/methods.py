@@ -1,11 +1,21 @@
-"""The words of the report that do not change from case to case: methods, limits, glossary, references."""
+"""The words of the report that do not change from case to case: headings, captions, methods, limits, references."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-__all__ = ["GLOSSARY", "LIMITS", "METHODS", "REFERENCES", "Section", "number_citations"]
+__all__ = [
+    "CAPTIONS",
+    "GLOSSARY",
+    "HEADINGS",
+    "LIMITS",
+    "METHODS",
+    "NOTES",
+    "REFERENCES",
+    "Section",
+    "number_citations",
+]
 
 
 @dataclass(frozen=True)
@@ -16,6 +26,52 @@ class Section:
     text: str
     equation: str = ""
 
+
+HEADINGS: dict[str, str] = {
+    "overline": "Lung ventilation and perfusion from two breath-hold CTs",
+    "research": "Research use only",
+    "not_for": "Not for diagnosis or treatment.",
+    "key": "Key numbers",
+    "scans": "Scans used",
+    "maps": "Maps",
+    "surfaces": "From outside",
+    "lobes": "Lobes and lungs",
+    "zones": "Zones",
+    "spread": "How even it is",
+    "registration": "Registration",
+    "distrust": "What to distrust",
+    "methods": "Methods",
+    "references": "References",
+    "settings": "Settings and software",
+    "glossary": "Glossary",
+}
+
+NOTES: dict[str, str] = {
+    "maps": "The patient’s right is on the left of coronal and axial pictures; sagittal cuts look from the patient’s "
+    "left, front to the left. Every column keeps one scale. V and Q share one colour table, from zero to twice the "
+    "lung mean; where a map is undefined, as in vessels, the CT shows through.",
+    "surfaces": "What a map holds, on average, in the first 20 mm beneath the pleura; thin lines are lobe borders.",
+    "no_surfaces": "Not drawn: there is no map to show.",
+    "lobes": "V % / vol % is the share of ventilation over the share of expiratory volume: 1 is what size alone "
+    "would give.",
+    "marked": "touched by a warning above.",
+    "spread": "CV: standard deviation over mean. H: interquartile range over mean. The outermost bins hold what lies "
+    "beyond the axis.",
+    "registration": "Every map rests on knowing where each piece of lung went. Where the two layers jump against "
+    "each other after registration, fissures, vessels or pleura are not matched there.",
+}
+
+CAPTIONS: dict[str, str] = {
+    "montage_coronal": "Coronal, from front to back. CT window −600 HU, width 1500 HU. Lines: lobes.",
+    "montage_axial": "Axial, from base to apex.",
+    "montage_sagittal": "Sagittal, from the right to the left.",
+    "vq_classes": "V/Q classes over the CT. Low means below 60 % of the lung mean.",
+    "surfaces": "Front: the patient’s right is on the left. Back: it is on the right. Shading shows shape only; read "
+    "values from hue and the bar.",
+    "registration": "Expiration, and inspiration carried onto it, or as it lay in the scanner. Lines: lungs on "
+    "expiration, the same in all layers. Brightness is matched; it says nothing here.",
+}
+"""What stands under a picture, by its name."""
 
 REFERENCES: dict[str, str] = {
     "simon2000": "Simon BA. Non-invasive imaging of regional lung function using x-ray computed tomography. "
