@@ -1,0 +1,187 @@
+"""Regions as DICOM Segmentation: lungs, lobes, V/Q classes and defects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import highdicom
+import numpy as np
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+from pydicom.uid import UID, ExplicitVRLittleEndian, RLELossless
+
+import lungvq
+from lungvq.anatomy import LOBES, LUNGS, VQ_CLASSES
+from lungvq.export.dicom.common import MAKER, Context, code_item, planes_of, save
+from lungvq.export.dicom.names import CLASS_TITLES, DEFECTS, KINDS, own, site_of
+from lungvq.export.dicom.series import mean_of
+from lungvq.export.dicom.uids import uid
+from lungvq.quantify import DEFECT_SHARE
+from lungvq.result import CaseResult
+from lungvq.volume import Volume
+
+__all__ = ["SEGMENTS", "Segment", "write_seg"]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One segment: its name, its place, its meaning and its colour (0 to 255)."""
+
+    name: str
+    label: str
+    category: Code
+    kind: Code
+    side: Code | None
+    colour: tuple[int, int, int]
+
+
+def _anatomy(name: str, label: str, colour: tuple[int, int, int]) -> Segment:
+    site = site_of(name)
+    return Segment(name, label, codes.SCT.AnatomicalStructure, site.structure, site.side, colour)
+
+
+_LOBE_COLOURS = {
+    "LUL": (86, 156, 214),
+    "LLL": (44, 94, 168),
+    "RUL": (240, 178, 80),
+    "RML": (222, 112, 76),
+    "RLL": (164, 62, 72),
+}
+_CLASS_COLOURS = {
+    "normal": (140, 181, 163),
+    "dead_space": (230, 115, 36),
+    "shunt": (51, 133, 219),
+    "matched_defect": (158, 107, 184),
+}
+_DEFECT_COLOURS = {"ventilation": (51, 133, 219), "perfusion": (230, 115, 36)}
+_LOBE_TITLES = {
+    "LUL": "Left upper lobe",
+    "LLL": "Left lower lobe",
+    "RUL": "Right upper lobe",
+    "RML": "Right middle lobe",
+    "RLL": "Right lower lobe",
+}
+
+SEGMENTS: dict[str, tuple[Segment, ...]] = {
+    "lungs": tuple(
+        _anatomy(name, f"{name.capitalize()} lung", _LOBE_COLOURS[lobe])
+        for name, lobe in zip(LUNGS, ("LUL", "RUL"), strict=True)
+    ),
+    "lobes": tuple(_anatomy(name, _LOBE_TITLES[name], _LOBE_COLOURS[name]) for name in LOBES),
+    "vq_classes": tuple(
+        Segment(
+            name,
+            CLASS_TITLES[name].meaning,
+            codes.SCT.Function,
+            CLASS_TITLES[name],
+            None,
+            _CLASS_COLOURS[name],
+        )
+        for name in VQ_CLASSES
+    ),
+    "defects": tuple(
+        Segment(
+            name,
+            own(f"{name}_defect").meaning,
+            codes.SCT.Function,
+            own(f"{name}_defect"),
+            None,
+            _DEFECT_COLOURS[name],
+        )
+        for name in DEFECTS
+    ),
+}
+"""The segments of each object; a segment's number is its label in the NIfTI files, but for the defects."""
+
+
+def defects(result: CaseResult) -> tuple[Volume, Volume]:
+    """Where ventilation, and where perfusion, is below 60 % of its mean over the lungs; they may overlap."""
+    masks = []
+    for name in DEFECTS:
+        volume = result.maps[name]
+        mean = mean_of(volume)
+        with np.errstate(invalid="ignore"):
+            masks.append(volume.like(volume.array < (DEFECT_SHARE * mean if mean > 0 else -np.inf)))
+    return masks[0], masks[1]
+
+
+def write_seg(context: Context, kind: str, path: Path) -> int:
+    """Write one segmentation, binary or label map; returns the number of files (0 where nothing is in it).
+
+    Frames have the full matrix of the scan and are written for slices that hold something of a segment.
+    """
+    form, _, name = kind.partition("_")
+    first, last = context.lung_slices
+    pixels = _pixels(context, name, first, last)
+    if not pixels.any():
+        return 0
+    binary = form == "seg"
+    segments = [_description(context, name, n, s) for n, s in enumerate(SEGMENTS[name], start=1)]
+    segmentation = highdicom.seg.Segmentation(
+        source_images=context.headers(first, last),
+        pixel_array=pixels,
+        segmentation_type="BINARY" if binary else "LABELMAP",
+        segment_descriptions=segments,
+        series_instance_uid=context.series_uid(kind),
+        series_number=KINDS[kind].number,
+        sop_instance_uid=context.instance_uid(kind),
+        instance_number=1,
+        manufacturer=MAKER,
+        manufacturer_model_name=MAKER,
+        software_versions=lungvq.__version__,
+        device_serial_number="none",
+        content_label=name.upper(),
+        content_description=f"{KINDS[kind].title} (research)",
+        transfer_syntax_uid=ExplicitVRLittleEndian if binary else RLELossless,
+        omit_empty_frames=True,
+    )
+    context.stamp(segmentation, kind)
+    segmentation.BodyPartExamined = context.source.body_part
+    segmentation.PositionReferenceIndicator = context.source.position_reference
+    save(segmentation, path)
+    return 1
+
+
+def _pixels(context: Context, name: str, first: int, last: int) -> np.ndarray:
+    """(K, J, I) labels, or (K, J, I, 2) masks where segments overlap."""
+    result, grid = context.result, context.grid
+
+    def stacked(plane: Callable[[int], np.ndarray]) -> np.ndarray:
+        stack = np.zeros((last - first + 1, *grid.shape[1:]), np.uint8)
+        for k in range(first, last + 1):
+            stack[k - first] = plane(k)
+        return stack
+
+    if name == "defects":
+        masks = defects(result)
+        return np.stack([stacked(planes_of(mask, grid, 0)) for mask in masks], axis=-1)
+    labels = {"lungs": result.lungs_exp, "lobes": result.lobes_exp, "vq_classes": result.maps["vq_class"]}
+    return stacked(planes_of(labels[name], grid, 0))
+
+
+def _description(
+    context: Context, name: str, number: int, segment: Segment
+) -> highdicom.seg.SegmentDescription:
+    described = highdicom.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=segment.label[:64],
+        segmented_property_category=segment.category,
+        segmented_property_type=segment.kind,
+        algorithm_type="AUTOMATIC",
+        algorithm_identification=context.algorithm(f"{MAKER} {name}", codes.DCM.ArtificialIntelligence),
+        tracking_uid=segment_uid(context, name, segment.name),
+        tracking_id=f"{MAKER} {name} {segment.name}",
+        anatomic_regions=None if segment.side else [codes.SCT.Lung],
+        display_color=highdicom.color.CIELabColor.from_rgb(*segment.colour),
+    )
+    if segment.side:
+        item = described.SegmentedPropertyTypeCodeSequence[0]
+        item.SegmentedPropertyTypeModifierCodeSequence = [code_item(segment.side)]
+    return described
+
+
+def segment_uid(context: Context, name: str, segment: str) -> UID:
+    """Tracking UID of a segment: the same in the segmentation and in the measurements on it."""
+    return UID(uid(context.seed, "tracking", name, segment))
