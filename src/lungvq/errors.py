@@ -8,8 +8,9 @@
     │   ├── GeometryError       3   … because of where its voxels lie
     │   └── PairError           3   … because the two scans are not a breathing pair
     ├── StrictQcError           5   finished, but QC failed under ``--strict``
-    └── ResourceError           6   out of memory, time or disk
-        └── OutputError         6   the result cannot be written
+    ├── ResourceError           6   out of memory, time or disk
+    │   └── OutputError         6   the result cannot be written
+    └── NetworkError            7   the other side does not answer, or refuses
 
 A message is one sentence that says what is wrong, where, and what to do; it names both sides
 ("expected ..., got ...") where there are two.
@@ -23,6 +24,7 @@ __all__ = [
     "GeometryError",
     "InputError",
     "LungvqError",
+    "NetworkError",
     "OutputError",
     "PairError",
     "ResourceError",
@@ -71,3 +73,9 @@ class ResourceError(LungvqError):
 
 class OutputError(ResourceError, OSError):
     """The result cannot be written where it was asked for."""
+
+
+class NetworkError(LungvqError):
+    """The other side of a network connection does not answer, or refuses."""
+
+    exit_code = 7

@@ -6,7 +6,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -19,6 +19,7 @@ import lungvq
 from lungvq import io
 from lungvq.errors import InputError, OutputError, ResourceError
 from lungvq.export import open_run, write_maps_and_labels, write_metrics
+from lungvq.export.dicom import Source, check_extras, check_right_angles, made_up, read_source, write_dicom
 from lungvq.export.folder import MANIFEST, free_bytes
 from lungvq.findings import Severity
 from lungvq.pipeline import Clock, Options, analyse
@@ -63,6 +64,8 @@ def run_case(
     *,
     case: str | None = None,
     options: Options | None = None,
+    dicom: bool | None = None,
+    dicom_also: Sequence[str] = (),
     force: bool = False,
     max_memory_gb: float | None = None,
     progress: Progress = SILENT,
@@ -77,6 +80,10 @@ def run_case(
         The output folder; see ``export.folder`` for what it may hold before.
     case : str, optional
         Name of the case; default the name of the output folder.
+    dicom : bool, optional
+        Whether to write the results as DICOM too; default where the expiration scan is DICOM.
+    dicom_also : sequence of str
+        Objects to write beyond the usual: `export.dicom.EXTRAS`.
     force : bool
         Replace another result.
     max_memory_gb : float, optional
@@ -88,10 +95,11 @@ def run_case(
         With ``already_done`` where the folder held this very result.
     """
     options = options or Options()
-    case = case or out.resolve().name
+    named, case = case, case or out.resolve().name
+    check_extras(dicom_also)
     start = time.monotonic()
     hashes = {role: io.sha256_of(_files_of(path)) for role, path in (("insp", insp), ("exp", exp))}
-    key = _key(hashes, case, options)
+    key = _key(hashes, case, options, (dicom, sorted(dicom_also)))
     folder = open_run(out, key, force=force)
     if folder is None:
         return _recorded(out, already_done=True)
@@ -99,7 +107,8 @@ def run_case(
         clock = Clock(progress)
         with clock.stage("reading the scans"):
             scans = _read(insp), _read(exp)
-        _check_resources(scans, out, max_memory_gb, progress)
+            source = _source(scans[1], dicom, named, hashes, options)
+        _check_resources(scans, out, max_memory_gb, progress, dicom=source is not None)
         result = analyse(*scans, case=case, options=options, progress=progress)
         del scans
         result = replace(result, timings=[*clock.seconds, *result.timings])
@@ -108,8 +117,20 @@ def run_case(
             write_metrics(result.metrics, folder.stage / "metrics.csv")
         with clock.stage("writing the report"):
             write_report(result, folder.stage, progress=progress)
+        objects = None
+        if source is not None:
+            with clock.stage("writing DICOM"):
+                objects = write_dicom(
+                    result,
+                    source,
+                    folder.stage / "dicom",
+                    created=datetime.now(UTC),
+                    pdf=(folder.stage / "report.pdf").read_bytes(),
+                    also=dicom_also,
+                    progress=progress,
+                )
         result = replace(result, timings=[*result.timings, *clock.seconds[1:]])
-        record = _record(result, hashes, key, time.monotonic() - start)
+        record = _record(result, hashes, key, time.monotonic() - start) | {"dicom": _plain(objects)}
         folder.finish(record)
     except BaseException:
         folder.discard()
@@ -121,6 +142,22 @@ def _read(source: Path | io.SeriesInfo) -> io.Scan:
     return io.read_series(source) if isinstance(source, io.SeriesInfo) else io.read(source)
 
 
+def _source(
+    exp: io.Scan, dicom: bool | None, case: str | None, hashes: Mapping[str, str], options: Options
+) -> Source | None:
+    """Patient and study for the DICOM results; None where there are to be none.
+
+    Read at once, as files may be gone when the maps are ready. A case's name is part of the UIDs only where it
+    becomes the patient: the same scans under another name are the same result.
+    """
+    if not (exp.kind == "dicom" if dicom is None else dicom):
+        return None
+    check_right_angles(exp.volume.grid)
+    if exp.kind == "dicom":
+        return read_source(exp.files, _key(hashes, "", options))
+    return made_up(case, _key(hashes, case or "", options))
+
+
 def _files_of(source: Path | io.SeriesInfo) -> list[Path]:
     if isinstance(source, io.SeriesInfo):
         return list(source.files)
@@ -129,18 +166,30 @@ def _files_of(source: Path | io.SeriesInfo) -> list[Path]:
     return [source] if source.is_file() else sorted(p for p in source.rglob("*") if p.is_file())
 
 
-def _key(hashes: Mapping[str, str], case: str, options: Options) -> str:
+def _key(hashes: Mapping[str, str], case: str, options: Options, extra: object = None) -> str:
     """Equal for runs that would give the same result."""
-    parts = {"version": lungvq.__version__, "case": case, "inputs": hashes, "options": asdict(options)}
+    parts: dict[str, Any] = {
+        "version": lungvq.__version__,
+        "case": case,
+        "inputs": hashes,
+        "options": asdict(options),
+    }
+    if extra is not None:
+        parts["extra"] = extra
     return sha256(json.dumps(_plain(parts), sort_keys=True).encode()).hexdigest()
 
 
 def _check_resources(
-    scans: tuple[io.Scan, io.Scan], out: Path, max_memory_gb: float | None, progress: Progress
+    scans: tuple[io.Scan, io.Scan],
+    out: Path,
+    max_memory_gb: float | None,
+    progress: Progress,
+    *,
+    dicom: bool = False,
 ) -> None:
     insp, exp = (scan.volume for scan in scans)
     cost = expected_cost(insp, exp)
-    disk_gb = (np.prod(exp.shape) * 6 + np.prod(insp.shape)) / 1e9 + 0.05
+    disk_gb = (np.prod(exp.shape) * (14 if dicom else 6) + np.prod(insp.shape)) / 1e9 + 0.05
     progress.note(
         f"expecting about {cost.memory_gb:.1f} GB of memory and {cost.seconds:.0f} s on two cores"
         f" for {_size(insp)} and {_size(exp)} voxels"

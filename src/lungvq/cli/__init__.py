@@ -23,7 +23,7 @@ app = typer.Typer(
     help="Maps of lung ventilation and perfusion from two breath-hold chest CTs, without contrast or tracer."
     " Research use only.",
     epilog="Exit codes: 0 done, 1 internal error, 2 usage, 3 input not usable, 5 QC failed under --strict,"
-    " 6 out of memory, time or disk, 130 interrupted.",
+    " 6 out of memory, time or disk, 7 network or peer, 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -37,6 +37,21 @@ def run(
         bool,
         typer.Option("--allow-no-breathing", help="Go on where the lungs did not change; under a banner."),
     ] = False,
+    dicom: Annotated[
+        bool | None,
+        typer.Option(
+            "--dicom/--no-dicom",
+            help="Write the results as DICOM too; default where the expiration scan is DICOM.",
+            show_default=False,
+        ),
+    ] = None,
+    dicom_also: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="One more kind of DICOM object: 'labelmap' or 'pmap' (parametric maps); may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 5 when a QC check fails.")] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Replace another result in the output folder.")
@@ -82,6 +97,8 @@ def run(
             output,
             case=case,
             options=Options(allow_no_breathing=allow_no_breathing),
+            dicom=dicom,
+            dicom_also=dicom_also or (),
             force=force,
             max_memory_gb=max_memory,
             progress=progress,

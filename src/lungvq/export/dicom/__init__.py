@@ -12,8 +12,8 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from lungvq.errors import OutputError
-from lungvq.export.dicom.common import Context
+from lungvq.errors import OutputError, UsageError
+from lungvq.export.dicom.common import Context, check_right_angles
 from lungvq.export.dicom.fused import COLOURED, write_fused
 from lungvq.export.dicom.names import EXTRAS, KINDS
 from lungvq.export.dicom.pdf import write_pdf
@@ -25,7 +25,28 @@ from lungvq.export.dicom.sr import write_sr
 from lungvq.progress import SILENT, Progress
 from lungvq.result import CaseResult
 
-__all__ = ["EXTRAS", "KINDS", "Source", "Written", "made_up", "read_source", "write_dicom"]
+__all__ = [
+    "EXTRAS",
+    "KINDS",
+    "Source",
+    "Written",
+    "check_extras",
+    "check_right_angles",
+    "made_up",
+    "read_source",
+    "write_dicom",
+]
+
+
+def check_extras(also: Collection[str]) -> None:
+    """Refuse what is not one of `EXTRAS`.
+
+    Raises
+    ------
+    UsageError
+    """
+    if unknown := sorted({*also} - {*EXTRAS}):
+        raise UsageError(f"no DICOM objects {', '.join(unknown)}; expected one of {', '.join(EXTRAS)}")
 
 
 @dataclass(frozen=True)
@@ -49,7 +70,6 @@ def write_dicom(
     source: Source,
     folder: Path,
     *,
-    seed: str,
     created: datetime,
     pdf: bytes | None = None,
     also: Collection[str] = (),
@@ -64,8 +84,6 @@ def write_dicom(
         From `read_source`, or `made_up` where the scan was not DICOM.
     folder : Path
         Usually ``OUT/dicom``.
-    seed : str
-        What the UIDs follow from: equal for runs that give the same result.
     created : datetime
         With time zone.
     pdf : bytes, optional
@@ -81,7 +99,7 @@ def write_dicom(
     OutputError
         If files cannot be written.
     """
-    context = Context(result, source, seed, created)
+    context = Context(result, source, created)
     objects: dict[str, dict[str, str | int]] = {}
     notes: list[str] = []
     try:

@@ -30,7 +30,16 @@ from lungvq.export.dicom.uids import uid
 from lungvq.result import CaseResult
 from lungvq.volume import Grid, Volume
 
-__all__ = ["RESEARCH_USE", "Context", "code_item", "describe", "ds", "planes_of", "save"]
+__all__ = [
+    "RESEARCH_USE",
+    "Context",
+    "check_right_angles",
+    "code_item",
+    "describe",
+    "ds",
+    "planes_of",
+    "save",
+]
 
 MAKER = "lungvq"
 IMPLEMENTATION_CLASS = UID(uid(MAKER, "implementation class"))
@@ -101,15 +110,12 @@ class Context:
     ----------
     result : CaseResult
     source : Source
-    seed : str
-        What the UIDs follow from.
     created : datetime
         With time zone.
     """
 
     result: CaseResult
     source: Source
-    seed: str
     created: datetime
     grid: Grid = field(init=False)
 
@@ -120,11 +126,11 @@ class Context:
 
     def series_uid(self, kind: str) -> str:
         """Series Instance UID of one kind of object."""
-        return uid(self.seed, kind)
+        return uid(self.source.seed, kind)
 
     def instance_uid(self, kind: str, number: int = 1) -> str:
         """SOP Instance UID of the object with an instance number."""
-        return uid(self.seed, kind, number)
+        return uid(self.source.seed, kind, number)
 
     def description(self, kind: str) -> str:
         """Series Description; what a failed check touches says so first."""
@@ -322,15 +328,25 @@ def describe(dataset: Dataset, context: Context, method: str, reference: Referen
     dataset.SourceImageSequence = [item]
 
 
-def _upright(result: CaseResult, source: Source) -> Grid:
-    """The expiration grid in the axis order of its file, or, where that was no DICOM, as a scanner has it."""
-    grid = result.exp_grid.reorient(result.exp_codes) if source.slices else result.exp_grid
+def check_right_angles(grid: Grid) -> None:
+    """Refuse a scan whose rows and columns are not at right angles: DICOM has no place for that.
+
+    Raises
+    ------
+    GeometryError
+    """
     axes = grid.affine[:3, :3] / np.array(grid.spacing)
     if abs(axes[:, 1] @ axes[:, 2]) > _RIGHT_ANGLE:
         raise GeometryError(
             "rows and columns of the expiration scan are not at right angles, which DICOM cannot hold; run with"
             " --no-dicom, or resample the scan"
         )
+
+
+def _upright(result: CaseResult, source: Source) -> Grid:
+    """The expiration grid in the axis order of its file, or, where that was no DICOM, as a scanner has it."""
+    grid = result.exp_grid.reorient(result.exp_codes) if source.slices else result.exp_grid
+    check_right_angles(grid)
     return grid
 
 

@@ -184,4 +184,4 @@ def _description(
 
 def segment_uid(context: Context, name: str, segment: str) -> UID:
     """Tracking UID of a segment: the same in the segmentation and in the measurements on it."""
-    return UID(uid(context.seed, "tracking", name, segment))
+    return UID(uid(context.source.seed, "tracking", name, segment))

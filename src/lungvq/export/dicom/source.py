@@ -87,6 +87,8 @@ class Source:
 
     Parameters
     ----------
+    seed : str
+        What the UIDs of a result follow from: equal for runs that give the same result.
     header : Dataset
         Patient and study, text already decoded, values that the standard does not allow left out.
     series_uid : str
@@ -99,6 +101,7 @@ class Source:
         Acquisition date and time, empty where unknown.
     """
 
+    seed: str
     header: Dataset
     series_uid: str
     slices: tuple[Reference, ...]
@@ -135,7 +138,7 @@ def read_source(files: Sequence[Path], seed: str) -> Source:
     files : sequence of Path
         All files of the series; already read once, so known to be a CT.
     seed : str
-        For UIDs that the scan should have and has not.
+        What the UIDs of the result follow from, and those that the scan should have and has not.
 
     Raises
     ------
@@ -166,6 +169,7 @@ def read_source(files: Sequence[Path], seed: str) -> Source:
         header.StudyInstanceUID = uid(seed, "study")
     thickness = _number(first.get("SliceThickness"))
     return Source(
+        seed=seed,
         header=header,
         series_uid=_clean(first, "SeriesInstanceUID") or "",
         slices=tuple(reference for each in headers for reference in _references(each)),
@@ -186,7 +190,7 @@ def made_up(case: str | None, seed: str) -> Source:
     header.PatientName = header.PatientID.replace("^", " ").replace("=", " ")
     header.StudyInstanceUID = uid(seed, "study")
     header.StudyDescription = "CT that came without DICOM headers"
-    return Source(header, "", (), uid(seed, "frame of reference"))
+    return Source(seed, header, "", (), uid(seed, "frame of reference"))
 
 
 def _carried(first: Dataset) -> Dataset:

@@ -138,7 +138,7 @@ def _group(
     if f"seg_{name}" not in segmentations:
         return MeasurementsAndQualitativeEvaluations(
             tracking_identifier=TrackingIdentifier(
-                uid=UID(uid(context.seed, "tracking", region)), identifier=region
+                uid=UID(uid(context.source.seed, "tracking", region)), identifier=region
             ),
             **shared,
         )
