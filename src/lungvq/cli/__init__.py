@@ -8,6 +8,7 @@ from __future__ import annotations
 import typer
 
 from lungvq.cli.bench import bench
+from lungvq.cli.deid import deid
 from lungvq.cli.demo import demo
 from lungvq.cli.doctor import doctor
 from lungvq.cli.inspect import inspect
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (run, inspect, segment, register, phantom, demo, verify, doctor, bench):
+for command in (run, inspect, segment, register, phantom, demo, verify, doctor, bench, deid):
     app.command()(command)
 
 
