@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from lungvq import io
+from lungvq.agreement import agreement, check_same_patient
 from lungvq.anatomy import LOBES, LUNGS
 from lungvq.breath import Breath, prepare
 from lungvq.clinical.acceptance import Evidence, accept, mark
@@ -34,7 +34,6 @@ __all__ = [
     "Options",
     "analyse",
     "check_breathing",
-    "check_same_patient",
     "estimate",
     "quality_numbers",
 ]
@@ -87,7 +86,7 @@ def analyse(
         If the scans are swapped, show no breathing (unless allowed) or cannot be brought together.
     """
     options = options or Options()
-    check_same_patient(insp.facts, exp.facts)
+    check_same_patient(insp.patient, exp.patient)
     clock = Clock(progress)
     with clock.stage("finding the lungs at inspiration"):
         inspired = prepare(insp, "inspiration", progress)
@@ -123,6 +122,7 @@ def analyse(
             case, inspired, expired, registration, lobes_insp, lobes_exp, estimated, metrics, options
         )
         findings = (
+            *agreement(insp.facts, exp.facts),
             *inspired.findings,
             *expired.findings,
             *accept(_evidence(inspired, expired, result)),
@@ -152,20 +152,6 @@ def estimate(insp: Breath, exp: Breath, registration: Registration, options: Opt
     insp_on_exp = carry_inspiration(registration.displacement, insp, exp.ct.grid)
     maps, findings = make_maps(insp, exp, air, blood, registration.confidence, insp_on_exp)
     return Estimates(maps, insp_on_exp, blood.extravascular_g_ml, tuple(findings))
-
-
-def check_same_patient(insp: Mapping[str, Any], exp: Mapping[str, Any]) -> None:
-    """Refuse scans that say they are of different patients; files that do not say are taken as given.
-
-    Raises
-    ------
-    PairError
-    """
-    patients = insp.get("patient"), exp.get("patient")
-    if None not in patients and patients[0] != patients[1]:
-        raise PairError(
-            "the scans are of different patients (their PatientID differ): give both scans of one patient"
-        )
 
 
 def check_breathing(insp_ml: float, exp_ml: float, *, allow: bool = False) -> str:

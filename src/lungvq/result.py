@@ -176,6 +176,9 @@ class CaseResult:
     timings : list of (stage, seconds)
     banner : str
         A sentence every page must carry, such as an override; empty where there is none.
+    selection : dict
+        How the two scans were found among others: ``how``, a sentence, and ``series``, the decision table as
+        `lungvq.study.Entry.row` has it. Empty where both were given.
     """
 
     case: str
@@ -202,6 +205,7 @@ class CaseResult:
     versions: dict[str, str]
     timings: list[tuple[str, float]]
     banner: str = ""
+    selection: dict[str, Any] = field(default_factory=dict)
 
     @property
     def status(self) -> Severity:

@@ -21,7 +21,7 @@ from lungvq.errors import InputError, OutputError, ResourceError
 from lungvq.export import open_run, write_maps_and_labels, write_metrics
 from lungvq.export.dicom import Source, check_extras, check_right_angles, made_up, read_source, write_dicom
 from lungvq.export.folder import MANIFEST, free_bytes
-from lungvq.findings import Severity
+from lungvq.findings import Finding, Severity
 from lungvq.pipeline import Clock, Options, analyse
 from lungvq.progress import SILENT, Progress
 from lungvq.report import write_report
@@ -64,6 +64,8 @@ def run_case(
     *,
     case: str | None = None,
     options: Options | None = None,
+    selection: Mapping[str, Any] | None = None,
+    selection_findings: Sequence[Finding] = (),
     dicom: bool | None = None,
     dicom_also: Sequence[str] = (),
     force: bool = False,
@@ -84,6 +86,10 @@ def run_case(
         Whether to write the results as DICOM too; default where the expiration scan is DICOM.
     dicom_also : sequence of str
         Objects to write beyond the usual: `export.dicom.EXTRAS`.
+    selection : dict, optional
+        How the two scans were found in a study, for the record and the report: `CaseResult.selection`.
+    selection_findings : sequence of Finding
+        What was noticed while finding them; what `analyse` checks itself is not said twice.
     force : bool
         Replace another result.
     max_memory_gb : float, optional
@@ -111,7 +117,13 @@ def run_case(
         _check_resources(scans, out, max_memory_gb, progress, dicom=source is not None)
         result = analyse(*scans, case=case, options=options, progress=progress)
         del scans
-        result = replace(result, timings=[*clock.seconds, *result.timings])
+        known = {finding.code for finding in result.findings}
+        result = replace(
+            result,
+            timings=[*clock.seconds, *result.timings],
+            selection=dict(selection or {}),
+            findings=(*(f for f in selection_findings if f.code not in known), *result.findings),
+        )
         with clock.stage("writing maps and labels"):
             write_maps_and_labels(result, folder.stage)
             write_metrics(result.metrics, folder.stage / "metrics.csv")
@@ -226,6 +238,7 @@ def _record(result: CaseResult, hashes: Mapping[str, str], key: str, seconds: fl
                 short: {"role": scan.role, "name": scan.name, "sha256": hashes[short], "facts": scan.facts}
                 for short, scan in zip(("insp", "exp"), result.scans, strict=True)
             },
+            "selection": result.selection,
             "methods": {
                 name: {"method": spec.method, "unit": spec.unit, "meaning": spec.meaning}
                 for name, spec in MAPS.items()

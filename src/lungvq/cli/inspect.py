@@ -21,16 +21,14 @@ def inspect(
     """
     import json
 
+    from lungvq.cli._table import show_table
     from lungvq.study import survey
 
     found = survey(path)
     if as_json:
         typer.echo(json.dumps([entry.to_dict() for entry in found.entries], indent=2))
     else:
-        for entry in found.entries:
-            typer.echo(f"{entry.title}\n    role: {entry.role}; {entry.slices} slices, {entry.geometry}")
-            for reason in entry.reasons:
-                typer.echo(f"    - {reason}")
+        show_table(found)
     if not found.has_pair:
         typer.echo(f"lungvq: {found.verdict}", err=True)
         raise typer.Exit(3)

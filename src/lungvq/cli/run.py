@@ -11,6 +11,8 @@ from lungvq.cli._shared import Quiet, Threads, Verbose, listening, one_sentence,
 
 if TYPE_CHECKING:
     from lungvq.io import SeriesInfo
+    from lungvq.progress import Progress
+    from lungvq.study import Chosen
 
 
 @one_sentence
@@ -27,11 +29,10 @@ def run(
         "lungvq-result"
     ),
     insp_series: Annotated[
-        str | None, typer.Option(help="Series number or UID of the inspiration in STUDY.")
+        str | None,
+        typer.Option(help="The inspiration in STUDY: number, UID, description or folder of its series."),
     ] = None,
-    exp_series: Annotated[
-        str | None, typer.Option(help="Series number or UID of the expiration in STUDY.")
-    ] = None,
+    exp_series: Annotated[str | None, typer.Option(help="The expiration in STUDY, likewise.")] = None,
     case: Annotated[str | None, typer.Option(help="Name of the case; default the output folder's.")] = None,
     allow_no_breathing: Annotated[
         bool,
@@ -83,10 +84,10 @@ def run(
         from lungvq.run import run_case
 
         pair: tuple[Path | SeriesInfo, Path | SeriesInfo]
+        chosen = None
         if study is not None:
-            from lungvq.study import choose_pair
-
-            pair = choose_pair(study, insp_series, exp_series, progress=progress)
+            chosen = _choose(study, insp_series, exp_series, progress, quiet)
+            pair = chosen.insp, chosen.exp
         else:
             assert insp is not None
             assert exp is not None
@@ -97,6 +98,8 @@ def run(
             output,
             case=case,
             options=Options(allow_no_breathing=allow_no_breathing),
+            selection=chosen.to_dict() if chosen else None,
+            selection_findings=chosen.findings if chosen else (),
             dicom=dicom,
             dicom_also=dicom_also or (),
             force=force,
@@ -107,3 +110,19 @@ def run(
     typer.echo(f"{output / 'report.html'}: QC {record.qc} ({state})")
     if strict and record.qc is Severity.FAIL:
         raise StrictQcError(f"QC failed; see {output / 'report.html'}")
+
+
+def _choose(study: Path, insp: str | None, exp: str | None, progress: Progress, quiet: bool) -> Chosen:
+    """The pair in a study, or the decision table and why there is none."""
+    from lungvq.study import NoPairError, choose_pair
+
+    try:
+        chosen = choose_pair(study, insp, exp, progress=progress)
+    except NoPairError as error:
+        if not quiet:
+            from lungvq.cli._table import show_table
+
+            show_table(error.survey, on_stderr=True)
+        raise
+    progress.note(chosen.how)
+    return chosen
