@@ -1,67 +1,138 @@
-"""DICOM CT series: headers to geometry, pixels to HU; strict, because a wrong geometry is silent.
+"""DICOM CT series: which images make a volume, where it lies, and its HU.
 
-A series reader that bridges a missing slice, sorts a scout among the slices or ignores a gantry tilt
-returns a volume all the same, with lungs too long, too short or sheared, and every Jacobian with them. Here
-positions alone decide, slices must lie on one line at equal steps, and what does not is refused by name.
+Files are taken apart in processes of their own (`lungvq.io.sandbox`); what is here works on plain values.
+A series is not a volume: scanners put scouts, several kernels and several breath-holds under one Series
+Instance UID, so images are sorted into volumes by what they are, and then by where they lie.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import re
-import warnings
-import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
-import SimpleITK as sitk
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset
-from pydicom.uid import UID
 
-from lungvq.errors import InputError
+from lungvq.errors import InputError, ResourceError
 from lungvq.findings import Finding, passed, warn
+from lungvq.io import sandbox
+from lungvq.io.archive import Unpacked, is_archive, unpack
+from lungvq.io.geometry import (
+    SAME_DIRECTION,
+    SAME_POSITION_MM,
+    SAME_SPACING,
+    Layout,
+    Refusal,
+    common_plane,
+    lay_out,
+    planes_from_slices,
+    straighten,
+    upright,
+)
 from lungvq.io.scan import Patient
+from lungvq.volume import Grid, Volume
 
 __all__ = [
+    "Image",
+    "Part",
     "Refusal",
     "Stack",
+    "Study",
     "arrange",
     "facts_of",
-    "find_series",
-    "looks_like_dicom",
+    "files_of",
+    "find",
     "patient_of",
     "pixels",
+    "split",
 ]
 
-_CT, _ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1"
-_DIRECTORY = b"1.2.840.10008.1.3.10"
-_DEFLATED = b"1.2.840.10008.1.2.1.99"
-_MAX_INFLATED = 64 << 20  # twice the largest slice
+_CT, _ENHANCED_CT, _LEGACY_CT = (f"1.2.840.10008.5.1.4.1.1.2{end}" for end in ("", ".1", ".2"))
 _MAX_SIDE = 4096
-_CT_MAX_HU = 3071
+_MAX_VOXELS = 1_500_000_000
+_MIN_ACQUISITION = 10  # slices; fewer with another number are an oddity, not another scan
 
-# The classic JPEG processes: SimpleITK decodes all of them exactly, pydicom's permissive plugins only some.
-_JPEG = re.compile(r"1\.2\.840\.10008\.1\.2\.4\.(5\d|6\d|70)$")
-_LOSSY = re.compile(r"1\.2\.840\.10008\.1\.2\.4\.(5[0-6]|81|91|93|203)$")
+_LOSSY = {f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 52, 53, 54, 55, 56, 81, 91, 93, 203)}
 _PROJECTIONS = {"MIP", "MINIP", "MIN_IP", "MAX_IP", "PROJECTION IMAGE", "VOLUME RENDERING", "RENDERED"}
+_NO_CONTRAST = {
+    "NONE",
+    "NO",
+    "N",
+    "NO CONTRAST",
+    "NON CONTRAST",
+    "WITHOUT",
+    "W/O",
+    "OHNE",
+    "OHNE KM",
+    "SANS",
+    "0",
+}
 
-# Tolerances: what positions written with three decimals and rounded steps need, and no more.
-_SAME_DIRECTION, _SAME_SPACING = 1e-3, 1e-3
-_SAME_POSITION_MM, _SIDEWAYS_MM = 0.02, 0.5
 
-_PATIENT = {"id": "PatientID", "name": "PatientName", "birth_date": "PatientBirthDate", "sex": "PatientSex"}
+@dataclass(frozen=True, eq=False)
+class Image:
+    """One picture: a file of classic CT, or a frame of Enhanced CT.
+
+    Parameters
+    ----------
+    file : Path
+        Where it is.
+    shown : Path
+        What to call it; for members of archives the archive and the name within.
+    tags : dict
+        Values by keyword, see `lungvq.io.header.TAGS`; None where the header does not tell.
+    wire : dict
+        Where its pixels lie, for `sandbox.each`.
+    """
+
+    file: Path
+    shown: Path
+    tags: dict[str, Any]
+    wire: dict[str, Any]
+
+    def get(self, keyword: str) -> Any:
+        """A value of the header."""
+        return self.tags.get(keyword)
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return (
+            self.shown.name
+            if self.wire["frames"] == 1
+            else f"{self.shown.name} frame {self.wire['frame'] + 1}"
+        )
+
+    @property
+    def image_type(self) -> list[str]:
+        """In capitals."""
+        value = self.get("ImageType") or []
+        return [str(v).upper() for v in (value if isinstance(value, list) else [value])]
 
 
-class Refusal(Exception):
-    """Why a series cannot be used, without saying which; the caller knows."""
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Images that may be one volume.
+
+    Parameters
+    ----------
+    images : tuple of Image
+    number : int or None
+        Counted from 1 where a series holds several; None where it is one.
+    by : str
+        What it has of its own: ``kernel Br40``.
+    findings : tuple of Finding
+    """
+
+    images: tuple[Image, ...]
+    number: int | None = None
+    by: str = ""
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,304 +141,406 @@ class Stack:
 
     Parameters
     ----------
-    slices : tuple of Dataset
-        Headers, from the first slice to the last along the normal.
-    affine : ndarray, shape (4, 4)
-        (k, j, i, 1) to LPS mm.
+    slices : tuple of Image
+        From the first slice to the last along the normal.
+    layout : Layout
+        How the volume's planes come from them.
     findings : tuple of Finding
+    part : Part
     """
 
-    slices: tuple[Dataset, ...]
-    affine: NDArray[np.float64]
+    slices: tuple[Image, ...]
+    layout: Layout
     findings: tuple[Finding, ...]
+    part: Part
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Number of slices, rows, columns."""
-        return len(self.slices), int(self.slices[0].Rows), int(self.slices[0].Columns)
+    def grid(self) -> Grid:
+        """Where the voxels lie, after what `pixels` mends."""
+        rows, columns = (int(self.slices[0].get(k)) for k in ("Rows", "Columns"))
+        return upright(Grid((self.layout.planes, rows, columns), self.layout.affine))
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """One for each slice."""
-        return tuple(map(_file, self.slices))
+        """Each once."""
+        return files_of(self.slices)
 
 
-# --- finding series ---------------------------------------------------------------------------------------
+@dataclass(frozen=True, eq=False)
+class Study:
+    """What lies at a path.
+
+    Parameters
+    ----------
+    parts : tuple of Part
+    damaged : tuple of (Path, str, str or None)
+        DICOM files that cannot be used: what to call them, why, and their series where that can be read.
+    keep : object
+        What was unpacked from archives; it is there as long as this is.
+    """
+
+    parts: tuple[Part, ...]
+    damaged: tuple[tuple[Path, str, str | None], ...]
+    keep: Unpacked | None = field(default=None, repr=False)
 
 
-def looks_like_dicom(head: bytes) -> bool:
-    """Whether a file that begins so may be DICOM, with its preamble or without."""
-    return head[128:132] == b"DICM" or (len(head) > 132 and head[:2] == b"\x08\0" and head[3] == 0)
+def files_of(images: Iterable[Image]) -> tuple[Path, ...]:
+    """Each file once, in order."""
+    return tuple(dict.fromkeys(image.file for image in images))
 
 
-def find_series(path: Path) -> tuple[dict[str, list[Dataset]], list[Path]]:
-    """Read the headers of all DICOM images at or below a path, whatever their names.
+# --- finding ----------------------------------------------------------------------------------------------
 
-    Returns
-    -------
-    series : dict of str to list of Dataset
-        Headers without pixels, by Series Instance UID; objects without pixels are left out.
-    damaged : list of Path
-        Files that say they are DICOM and cannot be parsed.
+
+def find(path: Path) -> Study:
+    """Read the headers of all DICOM images at or below a path, in archives too, whatever their names.
 
     Raises
     ------
     InputError
-        If a file cannot be opened at all.
+        If a file cannot be opened, or an archive not unpacked.
+    ResourceError
+        If there is no disk or process for it.
     """
-    files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
-    series: dict[str, list[Dataset]] = defaultdict(list)
-    damaged = []
-    for file in files:
+    found = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
+    files = {}
+    keep = None
+    for file in found:
         try:
-            with file.open("rb") as stream:
-                head = stream.read(1024)
+            packed = is_archive(file)
         except OSError as error:
             raise InputError(f"{file}: cannot be read ({error.strerror})") from None
-        if not looks_like_dicom(head):
-            continue
+        if packed:
+            keep = keep or Unpacked()
+            unpack(file, keep)
+        else:
+            files[file] = file
+    files |= keep.files if keep else {}
+    replies = sandbox.each("headers", [str(file.absolute()) for file in files])
+    images: list[Image] = []
+    damaged: list[tuple[Path, str, str | None]] = []
+    empty = []
+    for (file, shown), reply in zip(files.items(), replies, strict=True):
+        if "unreadable" in reply:
+            raise InputError(f"{shown}: cannot be read ({reply['unreadable']})")
+        if "refused" in reply or reply["kind"] == "damaged":
+            damaged.append((shown, reply.get("refused") or reply["reason"], reply.get("series")))
+        elif reply["kind"] == "empty":
+            empty.append(shown)
+        elif reply["kind"] == "image":
+            images += _images(file, shown, reply)
+    # An export that broke off leaves empty files where slices should be.
+    places = {(image.shown.parent, image.shown.suffix) for image in images}
+    damaged += [(f, "is empty", None) for f in empty if f.suffix and (f.parent, f.suffix) in places]
+    series: dict[tuple[str, ...], list[Image]] = defaultdict(list)
+    for image in images:
+        keywords = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID")
+        series[tuple(str(image.get(keyword)) for keyword in keywords)].append(image)
+    parts = tuple(part for images in series.values() for part in split(images))
+    return Study(parts, tuple(damaged), keep)
+
+
+def _images(file: Path, shown: Path, reply: dict[str, Any]) -> list[Image]:
+    tags = {keyword: _printable(value) for keyword, value in reply["tags"].items()}
+    if reply["preamble"]:
+        tags["preamble"] = reply["preamble"]
+    made = []
+    for own, wire in reply["frames"]:
+        mine = {**tags, **{k: _printable(v) for k, v in own.items() if v is not None}} if own else tags
+        made.append(Image(file, shown, mine, wire))
+    return made
+
+
+def _printable(value: Any) -> Any:
+    """Text without what could command a terminal; a header is nobody's to trust."""
+    if isinstance(value, str):
+        return value if value.isprintable() else "".join(c if c.isprintable() else " " for c in value).strip()
+    return [_printable(v) for v in value] if isinstance(value, list) else value
+
+
+# --- splitting --------------------------------------------------------------------------------------------
+
+# What slices of one volume have in common; and, where slices would lie among each other, what may tell them apart.
+_KINDS: dict[str, Callable[[Image], Any]] = {
+    "modality": lambda image: image.get("Modality"),
+    "object": lambda image: image.get("SOPClassUID"),
+    "size": lambda image: f"{image.get('Rows')} x {image.get('Columns')}",
+    "colours": lambda image: image.get("SamplesPerPixel"),
+    "kernel": lambda image: image.get("ConvolutionKernel"),
+    "image type": lambda image: "\\".join(image.image_type[:3]),
+    "unit": lambda image: image.get("RescaleType"),
+}
+_PASSES = {
+    "acquisition": "AcquisitionNumber",
+    "time point": "TemporalPositionIdentifier",
+    "breathing phase": "NominalPercentageOfRespiratoryPhase",
+    "contrast": "ContrastBolusAgent",
+    "tube voltage": "KVP",
+    "thickness": "SliceThickness",
+    "diameter": "ReconstructionDiameter",
+    "description": "SeriesDescription",
+    "protocol": "ProtocolName",
+    "acquired": "AcquisitionDateTime",
+    "acquired at": "AcquisitionTime",
+}
+
+
+def split(images: Sequence[Image]) -> list[Part]:
+    """Sort the images of one series into what may be volumes, scouts set aside."""
+    slices = [image for image in images if "LOCALIZER" not in image.image_type]
+    if not slices:
+        return [Part(tuple(images))]
+    groups = [("", slices)]
+    for what, key in _KINDS.items():
+        groups = [(_join(by, told), part) for by, group in groups for told, part in _apart(group, what, key)]
+    groups = [(_join(by, told), part) for by, group in groups for told, part in _frames_of_reference(group)]
+    for what, keyword, count, tolerance in (
+        ("orientation", "ImageOrientationPatient", 6, SAME_DIRECTION),
+        ("pixel spacing", "PixelSpacing", 2, SAME_SPACING),
+    ):
+        groups = [
+            (_join(by, told), part)
+            for by, group in groups
+            for told, part in _clusters(group, what, keyword, count, tolerance)
+        ]
+    groups = [(_join(by, told), part) for by, group in groups for told, part in _passes(group, list(_PASSES))]
+    scouts = [image for image in images if "LOCALIZER" in image.image_type]
+    aside = passed("LOCALIZERS_SET_ASIDE", f"Localizers in the series were set aside: {_names(scouts)}.")
+    noticed: tuple[Finding, ...] = (aside,) if scouts else ()
+    if len(groups) == 1:
+        return [Part(tuple(slices), findings=noticed)]
+    groups.sort(key=lambda group: (-len(group[1]), group[0]))
+    told = "; ".join(f"{by} ({len(part)} image{'s' * (len(part) > 1)})" for by, part in groups[:6])
+    noticed += (passed("SERIES_SPLIT", f"The series holds {len(groups)} kinds of images: {told}."),)
+    return [Part(tuple(part), n, by, noticed) for n, (by, part) in enumerate(groups, 1)]
+
+
+def _join(*told: str) -> str:
+    return ", ".join(t for t in told if t)
+
+
+def _apart(images: Sequence[Image], what: str, key: Callable[[Image], Any]) -> list[tuple[str, list[Image]]]:
+    """Images with equal keys together, and what to call them."""
+    groups: dict[str, list[Image]] = defaultdict(list)
+    for image in images:
+        groups[_plain_text(key(image)) or "not told"].append(image)
+    if len(groups) == 1:
+        return [("", list(images))]
+    return [(f"{what} {value}", group) for value, group in groups.items()]
+
+
+def _frames_of_reference(images: Sequence[Image]) -> list[tuple[str, list[Image]]]:
+    """Positions in different frames cannot be compared; but some who take names out give each slice its own."""
+    groups = _apart(images, "frame of reference", lambda image: image.get("FrameOfReferenceUID"))
+    if len(groups) > len(images) / 2:
+        return [("", list(images))]
+    return [(f"frame of reference {n}" if told else "", group) for n, (told, group) in enumerate(groups, 1)]
+
+
+def _clusters(
+    images: Sequence[Image], what: str, keyword: str, count: int, tolerance: float
+) -> list[tuple[str, list[Image]]]:
+    """Images whose numbers agree within a tolerance together; those without usable numbers with the most."""
+    groups: list[tuple[NDArray[np.float64], list[Image]]] = []
+    without = []
+    for image in images:
         try:
-            with warnings.catch_warnings(action="ignore"):
-                header = _header(file, head)
-        except Exception:  # a damaged header raises nearly anything
-            header = Dataset()
-        kind = header.get("SOPClassUID")
-        if kind and header.get("Rows") and header.get("Columns"):
-            series[str(header.get("SeriesInstanceUID", ""))].append(header)
-        elif head[128:132] == b"DICM" and kind in (None, _CT) and _DIRECTORY not in head:
-            damaged.append(file)
-    return dict(series), damaged
+            numbers = np.array(_numbers(image, keyword, count))
+        except Refusal:
+            without.append(image)
+            continue
+        scale = 1.0 if count == 6 else max(float(np.abs(numbers).max()), 1e-9)
+        for usual, group in groups:
+            if np.abs(numbers - usual).max() <= tolerance * scale:
+                group.append(image)
+                break
+        else:
+            groups.append((numbers, [image]))
+    if not groups:
+        return [("", list(images))]
+    max(groups, key=lambda group: len(group[1]))[1].extend(without)  # `arrange` will refuse them
+    if len(groups) == 1:
+        return [("", groups[0][1])]
+    return [(f"{what} {' '.join(f'{v:.5g}' for v in usual)}", group) for usual, group in groups]
 
 
-def _header(file: Path, head: bytes) -> Dataset:
-    if _DEFLATED in head:
-        _check_inflated_size(file)
-    header = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=list(_KEYWORDS))
-    for keyword in _KEYWORDS:
-        header.get(keyword)  # values are parsed when first asked for
-    return header
+def _passes(images: list[Image], left: list[str]) -> list[tuple[str, list[Image]]]:
+    """Acquisitions that lie among each other apart; those that lie one after another stay together."""
+    along = _along(images)
+    if along is None:
+        return [("", images)]
+    gaps = np.diff(np.sort(along))
+    doubled = bool(gaps.size) and float(gaps.min()) < SAME_POSITION_MM
+    place = {id(image): z for image, z in zip(images, along, strict=True)}
+    for n, what in enumerate(left):
+        groups = _apart(images, what, lambda image, keyword=_PASSES[what]: image.get(keyword))  # type: ignore[misc]
+        if not 1 < len(groups) <= len(images) / 2:
+            continue
+        spans = [[place[id(image)] for image in group] for _, group in groups]
+        among = any(min(a) < max(b) and min(b) < max(a) for a, b in combinations(spans, 2))
+        small = min(map(len, spans)) < _MIN_ACQUISITION
+        if among and (doubled or not small):
+            return [
+                (_join(told, further), part)
+                for told, group in groups
+                for further, part in _passes(group, left[n + 1 :])
+            ]
+    return [("", images)]
 
 
-def _check_inflated_size(file: Path) -> None:
-    """A deflated file of some kB can inflate to GB, and pydicom would."""
-    with file.open("rb") as stream:
-        meta = pydicom.filereader.read_file_meta_info(file)
-        stream.seek(132 + 12 + int(meta.FileMetaInformationGroupLength))
-        unpacker, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
-        while (block := stream.read(1 << 16)) and size < _MAX_INFLATED:
-            size += len(unpacker.decompress(block))
-    if size >= _MAX_INFLATED:
-        raise ValueError("inflates beyond all measure")
+def _along(images: Sequence[Image]) -> NDArray[np.float64] | None:
+    """Positions along the normal, None where they cannot be had."""
+    try:
+        right, down, _ = common_plane(_table(images, "ImageOrientationPatient", 6), np.ones((1, 2)))
+        return _table(images, "ImagePositionPatient", 3) @ np.cross(right, down)
+    except Refusal:
+        return None
 
 
 # --- geometry ---------------------------------------------------------------------------------------------
 
 
-def arrange(headers: Sequence[Dataset]) -> Stack:
-    """Put the slices of one series in order and find where they lie.
+def arrange(part: Part) -> Stack:
+    """Put slices in order and find where they lie.
 
     Raises
     ------
     Refusal
-        If they are not the slices of one CT volume at equal steps.
+        If they are not the slices of one CT volume.
     """
-    findings: list[Finding] = []
-    slices = [h for h in headers if "LOCALIZER" not in _image_type(h)]
-    if not slices:
+    findings = list(part.findings)
+    if all("LOCALIZER" in image.image_type for image in part.images):
         raise Refusal("it holds only localizers (scout views)")
-    if scouts := [h for h in headers if "LOCALIZER" in _image_type(h)]:
-        findings.append(
-            passed("LOCALIZERS_SET_ASIDE", f"Localizers in the series were set aside: {_names(scouts)}.")
-        )
-    slices, copies = _without_copies(slices)
-    if copies:
-        findings.append(
-            passed("COPIES_SET_ASIDE", f"Files that occur twice were set aside: {_names(copies)}.")
-        )
+    slices, copies = _without_copies(part.images)
     _check_kind(slices)
-    right, down, spacing = _common_plane(slices)
-    normal = np.cross(right, down)
-    position = np.array([_numbers(h, "ImagePositionPatient", 3) for h in slices])
-    order = np.argsort(position @ normal, kind="stable")
-    slices, position = [slices[n] for n in order], position[order]
-    step = _common_step(slices, position, normal)
-    findings += _remarks(slices, step)
-    affine = np.eye(4)
-    affine[:3, :3] = np.column_stack([normal * step, down * spacing[0], right * spacing[1]])
-    affine[:3, 3] = position[0]
-    return Stack(tuple(slices), affine, tuple(findings))
+    orientation, spacing = _table(slices, "ImageOrientationPatient", 6), _table(slices, "PixelSpacing", 2)
+    position = _table(slices, "ImagePositionPatient", 3)
+    right, down, _ = common_plane(orientation, spacing)
+    kept, same = _one_at_each_place(slices, position @ np.cross(right, down), position)
+    if copies or same:
+        told = _names([*copies, *same])
+        findings.append(passed("COPIES_SET_ASIDE", f"Images that occur twice were set aside: {told}."))
+    slices, position, orientation, spacing = (
+        [slices[n] for n in kept],
+        position[kept],
+        orientation[kept],
+        spacing[kept],
+    )
+    if len(slices) == 1:
+        raise Refusal("it is a single slice, expected a whole chest")
+    layout = lay_out(position, orientation, spacing, [image.name for image in slices])
+    stack = Stack(tuple(slices[n] for n in layout.order), layout, (), part)
+    if np.prod(stack.grid.shape, dtype=float) > _MAX_VOXELS:
+        raise Refusal(f"it claims {' x '.join(map(str, stack.grid.shape))} voxels, more than any CT")
+    findings += [*layout.findings, *_remarks(stack)]
+    return Stack(stack.slices, layout, tuple(findings), part)
 
 
-def _file(header: Dataset) -> Path:
-    return Path(str(header.filename))
-
-
-def _names(headers: Iterable[Dataset], most: int = 3) -> str:
-    names = [_file(h).name for h in headers]
+def _names(images: Sequence[Image], most: int = 3) -> str:
+    names = list(dict.fromkeys(image.name for image in images))
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _image_type(header: Dataset) -> set[str]:
-    value = header.get("ImageType") or ()
-    return {value.upper()} if isinstance(value, str) else {str(v).upper() for v in value}
+def _numbers(image: Image, keyword: str, count: int) -> tuple[float, ...]:
+    values = image.get(keyword)
+    values = values if isinstance(values, list) else [values]
+    if len(values) != count or not all(isinstance(v, (int, float)) and abs(v) < 1e6 for v in values):
+        raise Refusal(f"{_names([image])} lacks a usable {keyword}")
+    return tuple(float(v) for v in values)
 
 
-def _numbers(header: Dataset, keyword: str, count: int) -> tuple[float, ...]:
-    try:
-        values = header.get(keyword)
-        numbers = tuple(float(v) for v in (values if count > 1 else [values]))
-    except (TypeError, ValueError):
-        numbers = ()
-    if len(numbers) != count or not np.isfinite(numbers).all():
-        raise Refusal(f"{_names([header])} lacks a usable {keyword}")
-    return numbers
+def _table(images: Sequence[Image], keyword: str, count: int) -> NDArray[np.float64]:
+    return np.array([_numbers(image, keyword, count) for image in images])
 
 
-def _without_copies(headers: Sequence[Dataset]) -> tuple[list[Dataset], list[Dataset]]:
+def _without_copies(images: Sequence[Image]) -> tuple[list[Image], list[Image]]:
     """Of files with one SOP Instance UID and equal bytes, the first."""
-    repeated = {uid for uid, n in Counter(h.get("SOPInstanceUID") for h in headers).items() if n > 1}
-    seen: set[bytes] = set()
+    uids = Counter(image.get("SOPInstanceUID") for image in images if image.wire["frame"] == 0)
+    seen: set[tuple[bytes, int]] = set()
+    digests: dict[Path, bytes] = {}
     kept, copies = [], []
-    for header in headers:
-        if header.get("SOPInstanceUID") in repeated:
-            digest = hashlib.sha256(_file(header).read_bytes()).digest()
-            if digest in seen:
-                copies.append(header)
+    for image in images:
+        if uids[image.get("SOPInstanceUID")] > 1:
+            if image.file not in digests:
+                digests[image.file] = hashlib.sha256(image.file.read_bytes()).digest()
+            identity = digests[image.file], image.wire["frame"]
+            if identity in seen:
+                copies.append(image)
                 continue
-            seen.add(digest)
-        kept.append(header)
+            seen.add(identity)
+        kept.append(image)
     return kept, copies
 
 
-def _check_kind(slices: Sequence[Dataset]) -> None:
-    """CT, one frame per file, grey, in HU, and enough of them."""
-    for header in slices:
-        kind = str(header.get("SOPClassUID", ""))
-        modality = header.get("Modality") or ("CT" if kind in (_CT, _ENHANCED_CT) else "unknown")
-        if modality != "CT":
-            raise Refusal(f"its modality is {modality}, expected CT")
-        if kind == _ENHANCED_CT or int(header.get("NumberOfFrames") or 1) > 1:
-            raise Refusal("it is Enhanced (multi-frame) CT; export it as classic CT, one file for each slice")
-        if int(header.get("SamplesPerPixel") or 1) != 1:
-            raise Refusal("its pictures are in colour, not in HU")
-        if projection := _image_type(header) & _PROJECTIONS:
-            raise Refusal(f"it holds projections ({projection.pop()}), not slices; give the source images")
-        rescale = str(header.get("RescaleType") or "HU").upper()
+def _one_at_each_place(
+    slices: Sequence[Image], along: NDArray[np.float64], position: NDArray[np.float64]
+) -> tuple[list[int], list[Image]]:
+    """Of slices at one place with equal pixels, the first; refused where the pixels differ."""
+    order = np.argsort(along, kind="stable")
+    if len(order) < 2 or np.diff(along[order]).min() >= SAME_POSITION_MM:
+        return list(range(len(slices))), []
+    kept: list[int] = [int(order[0])]
+    twice: list[tuple[int, int]] = []
+    for n in map(int, order[1:]):
+        if along[n] - along[kept[-1]] < SAME_POSITION_MM:
+            twice.append((kept[-1], n))
+        else:
+            kept.append(n)
+    first, second = slices[twice[0][0]], slices[twice[0][1]]
+    shared = (
+        f"{len(twice)} of its slices lie where another one lies, first {_names([first, second])};"
+        " export the series again"
+    )
+    if any(np.linalg.norm(position[a] - position[b]) > SAME_POSITION_MM for a, b in twice):
+        raise Refusal(shared)
+    for start in range(0, len(twice), 64):
+        pairs = twice[start : start + 64]
+        one, other = (_decoded([slices[pair[n]] for pair in pairs]) for n in (0, 1))
+        if one.shape != other.shape or not np.array_equal(one, other):
+            raise Refusal(shared)
+    return sorted(kept), [slices[n] for _, n in twice]
+
+
+def _check_kind(slices: Sequence[Image]) -> None:
+    """CT, grey, in HU, with a place for each picture."""
+    first = slices[0]
+    kind = first.get("SOPClassUID") or ""
+    modality = first.get("Modality") or ("CT" if kind in (_CT, _ENHANCED_CT, _LEGACY_CT) else "unknown")
+    if modality != "CT":
+        raise Refusal(f"its modality is {modality}, expected CT")
+    if (first.get("SamplesPerPixel") or 1) != 1:
+        raise Refusal("its pictures are in colour, not in HU")
+    for image in slices:
+        if projection := sorted(_PROJECTIONS.intersection(image.image_type)):
+            raise Refusal(f"it holds projections ({projection[0]}), not slices; give the source images")
+        rescale = str(image.get("RescaleType") or "HU").upper()
         if not rescale.startswith(("HU", "US")):  # US: unspecified
             raise Refusal(f"its values are in {rescale}, expected HU")
-        if max(int(header.Rows), int(header.Columns)) > _MAX_SIDE:
-            raise Refusal(f"{_names([header])} claims {header.Rows} x {header.Columns} pixels")
-    if len(slices) == 1:
-        raise Refusal("it is a single slice, expected a whole chest")
-    if len({(int(h.Rows), int(h.Columns)) for h in slices}) > 1:
-        raise Refusal(
-            f"its slices differ in size: {_odd_ones(slices, lambda h: (int(h.Rows), int(h.Columns)))}"
-        )
+        size = image.get("Rows"), image.get("Columns")
+        if not all(isinstance(n, int) and 0 < n <= _MAX_SIDE for n in size):
+            raise Refusal(f"{_names([image])} claims {size[0]} x {size[1]} pixels")
+        if kind == _CT and image.wire["frames"] != 1:
+            raise Refusal("it is a multi-frame file of classic CT, which does not tell where its frames lie")
 
 
-def _odd_ones(slices: Sequence[Dataset], key: Any) -> str:
-    """Which slices are not like most."""
-    usual = Counter(map(key, slices)).most_common(1)[0][0]
-    odd = [h for h in slices if key(h) != usual]
-    return f"{_names(odd)} unlike the other {len(slices) - len(odd)}"
-
-
-def _common_plane(
-    slices: Sequence[Dataset],
-) -> tuple[NDArray[np.float64], NDArray[np.float64], tuple[float, ...]]:
-    """Unit vectors to the right and down the picture, and the distances between rows and columns in mm."""
-    orientation = np.array([_numbers(h, "ImageOrientationPatient", 6) for h in slices])
-    if np.abs(orientation - np.median(orientation, axis=0)).max() > _SAME_DIRECTION:
-        odd = _odd_ones(slices, lambda h: tuple(np.round(_numbers(h, "ImageOrientationPatient", 6), 3) + 0.0))
-        raise Refusal(f"its slices are not parallel: {odd}")
-    spacing = np.array([_numbers(h, "PixelSpacing", 2) for h in slices])
-    if spacing.min() <= 0:
-        raise Refusal("its pixel spacing is zero or negative")
-    if np.abs(spacing / np.median(spacing, axis=0) - 1).max() > _SAME_SPACING:
-        odd = _odd_ones(slices, lambda h: tuple(np.round(_numbers(h, "PixelSpacing", 2), 4)))
-        raise Refusal(f"its slices differ in pixel spacing: {odd}")
-    right, down = orientation[0, :3], orientation[0, 3:]
-    lengths = np.linalg.norm(right), np.linalg.norm(down)
-    if max(abs(lengths[0] - 1), abs(lengths[1] - 1), abs(right @ down)) > _SAME_DIRECTION:
-        raise Refusal("its ImageOrientationPatient is not two unit vectors at a right angle")
-    right = right / lengths[0]
-    down = down - (down @ right) * right
-    return right, down / np.linalg.norm(down), tuple(spacing[0])
-
-
-def _common_step(slices: Sequence[Dataset], position: np.ndarray, normal: np.ndarray) -> float:
-    """The distance between slices, all of which lie on one line along the normal."""
-    along = position @ normal
-    gaps = np.diff(along)
-    twice = np.flatnonzero(gaps < _SAME_POSITION_MM)
-    if twice.size:
-        raise Refusal(_say_duplicates(slices, twice))
-    step = float(np.median(gaps))
-    tolerance = 0.01 * step + 0.01
-    wide = np.flatnonzero(np.abs(gaps - step) > tolerance)
-    if wide.size:
-        raise Refusal(_say_uneven(slices, along, gaps, wide, step, tolerance))
-    # Small errors of one sign add up to a distance too.
-    step = float((along[-1] - along[0]) / (len(slices) - 1))
-    drift = np.abs(along - along[0] - step * np.arange(len(slices))).max()
-    if drift > 0.25 * step:
-        raise Refusal(f"its slice step changes along the series, by up to {drift:.2f} mm in position")
-    sideways = position - position[0] - np.outer(along - along[0], normal)
-    if np.linalg.norm(sideways, axis=1).max() > _SIDEWAYS_MM:
-        line = position[-1] - position[0]
-        tilt = np.degrees(np.arccos(np.clip(line @ normal / np.linalg.norm(line), -1, 1)))
-        straight = np.outer(np.arange(len(slices)) / (len(slices) - 1), sideways[-1])
-        if np.abs(sideways - straight).max() > _SIDEWAYS_MM:
-            raise Refusal("its slices are shifted sideways against each other")
-        raise Refusal(f"its gantry is tilted by {tilt:.1f} degrees; use a reconstruction without tilt")
-    return step
-
-
-def _say_duplicates(slices: Sequence[Dataset], twice: NDArray[np.intp]) -> str:
-    pairs = [slices[n] for n in twice] + [slices[n + 1] for n in twice]
-    for keyword, what in (
-        ("AcquisitionNumber", "acquisitions"),
-        ("ConvolutionKernel", "kernels"),
-        ("TemporalPositionIdentifier", "breathing phases or time points"),
-    ):
-        values = sorted({str(h.get(keyword)) for h in pairs})
-        if len(values) > 1:
-            return f"several {what} share one series ({', '.join(values[:5])}); export them as series of their own"
-    return (
-        f"{twice.size} of its slices lie where another one lies, first"
-        f" {_names([slices[twice[0]], slices[twice[0] + 1]])}; export the series again"
-    )
-
-
-def _say_uneven(
-    slices: Sequence[Dataset],
-    along: NDArray[np.float64],
-    gaps: NDArray[np.float64],
-    wide: NDArray[np.intp],
-    step: float,
-    tolerance: float,
-) -> str:
-    multiple = np.rint(gaps[wide] / step)
-    n = int(wide[0])
-    where = f"between {_names([slices[n]])} and {_names([slices[n + 1]])} ({along[n]:.1f} to {along[n + 1]:.1f} mm)"
-    few = wide.size <= max(2, 0.2 * gaps.size)
-    if few and multiple.min() >= 2 and (np.abs(gaps[wide] - multiple * step) <= tolerance * multiple).all():
-        missing = int((multiple - 1).sum())
-        return (
-            f"{missing} slice{'s are' if missing > 1 else ' is'} missing, {'first ' * (wide.size > 1)}{where};"
-            " export the whole series"
-        )
-    return (
-        f"its slice steps differ, from {gaps.min():.2f} to {gaps.max():.2f} mm, first {where};"
-        " use a reconstruction with equal steps"
-    )
-
-
-def _remarks(slices: Sequence[Dataset], step: float) -> list[Finding]:
+def _remarks(stack: Stack) -> list[Finding]:
     """What does not forbid use."""
+    slices = stack.slices
     found = []
-    lossy = [h for h in slices if _is_lossy(h)]
-    if lossy:
+    if stack.grid.shape[1:] != (slices[0].get("Rows"), slices[0].get("Columns")):
+        tilt = stack.layout.tilt_deg
+        found.append(
+            warn(
+                "GANTRY_TILT",
+                f"The gantry was tilted by {tilt:.1f} degrees; the slices were set upright, which interpolates"
+                " between pixels once.",
+                value=round(tilt, 2),
+                limit=0.0,
+                unit="degrees",
+                advice="Scan without tilt.",
+            )
+        )
+    if lossy := [image for image in slices if _is_lossy(image)]:
         found.append(
             warn(
                 "LOSSY_COMPRESSION",
@@ -379,105 +552,122 @@ def _remarks(slices: Sequence[Dataset], step: float) -> list[Finding]:
                 advice="Use the original, uncompressed images.",
             )
         )
+    step = stack.grid.spacing[0]
     thickness = slices[0].get("SliceThickness")
-    if thickness and float(thickness) < 0.75 * step:
+    if isinstance(thickness, (int, float)) and 0 < thickness < 0.75 * step:
         found.append(
             warn(
                 "SLICE_GAPS",
-                f"Slices {float(thickness):g} mm thick lie {step:.3g} mm apart: lung between them was not scanned.",
+                f"Slices {thickness:g} mm thick lie {step:.3g} mm apart: lung between them was not scanned.",
                 value=float(thickness),
                 limit=0.75 * step,
                 unit="mm",
                 advice="Use a reconstruction without gaps.",
             )
         )
-    agents = {str(h.get("ContrastBolusAgent") or "").strip() for h in slices} - {""}
-    if agents:
+    if agents := sorted({agent for image in slices if (agent := _contrast(image))}):
         found.append(
             warn(
                 "CONTRAST_AGENT",
-                f"The header names a contrast agent ({', '.join(sorted(agents))}); perfusion without contrast"
-                " assumes there is none.",
+                f"The header names a contrast agent ({', '.join(agents)}); perfusion without contrast assumes"
+                " there is none.",
                 advice="Use the scans without contrast.",
+            )
+        )
+    if derived := [image for image in slices if image.image_type[:1] == ["DERIVED"]]:
+        found.append(
+            warn(
+                "DERIVED_IMAGES",
+                f"{len(derived)} of {len(slices)} slices are marked as derived"
+                f" ({_plain_text(derived[0].get('ImageType'))}), not as original reconstructions.",
+                value=float(len(derived)),
+                limit=0.0,
+                unit="slices",
+                advice="Use the original reconstruction.",
+            )
+        )
+    acquisitions = Counter(_plain_text(image.get("AcquisitionNumber")) for image in slices)
+    if len(acquisitions) > 1 and min(acquisitions.values()) > 1:
+        found.append(
+            warn(
+                "SEVERAL_ACQUISITIONS",
+                f"The slices come from {len(acquisitions)} acquisitions one after another; the lung may have"
+                " moved in between.",
+                value=float(len(acquisitions)),
+                limit=1.0,
+                unit="acquisitions",
+            )
+        )
+    frames = {image.get("FrameOfReferenceUID") for image in slices}
+    if len(frames) > 1:
+        found.append(
+            passed(
+                "FRAMES_OF_REFERENCE",
+                f"The slices name {len(frames)} frames of reference; their positions were taken to be of one.",
+                value=float(len(frames)),
+                limit=1.0,
+            )
+        )
+    if odd := [image for image in slices if image.get("preamble")]:
+        found.append(
+            warn(
+                "SUSPICIOUS_PREAMBLE",
+                f"{len(odd)} files begin like {odd[0].get('preamble')} and may be one too, first {_names(odd, 1)};"
+                " nothing of that was run.",
+                value=float(len(odd)),
+                limit=0.0,
+                unit="files",
+                advice="Do not open these files with anything but DICOM software.",
             )
         )
     return found
 
 
+def _is_lossy(image: Image) -> bool:
+    return image.wire["syntax"] in _LOSSY or str(image.get("LossyImageCompression")) == "01"
+
+
+def _contrast(image: Image) -> str | None:
+    """The agent, None where none was given, in whatever words."""
+    agent = _plain_text(image.get("ContrastBolusAgent"))
+    return None if agent is None or agent.upper().strip(" .") in _NO_CONTRAST else agent
+
+
 # --- pixels -----------------------------------------------------------------------------------------------
 
 
-def _syntax(header: Dataset) -> str:
-    return str(header.file_meta.get("TransferSyntaxUID", ""))
-
-
-def pixels(stack: Stack) -> NDArray[np.int16]:
-    """HU of all slices, decoded side by side into one array.
+def pixels(stack: Stack) -> Volume:
+    """HU of all slices, mended where the layout says so, on `Stack.grid`.
 
     Raises
     ------
     Refusal
         If a slice's pixels are cut short or cannot be decoded.
+    ResourceError
+        If one takes more memory or time than it may.
     """
-    hu = np.empty(stack.shape, np.int16)
-
-    def decode(k: int) -> None:
-        hu[k] = _slice_hu(stack.slices[k], stack.shape[1:])
-
-    with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        list(pool.map(decode, range(len(stack.slices))))
-    return hu
+    hu = planes_from_slices(_decoded(stack.slices), stack.layout.at)
+    return straighten(Volume(hu, stack.layout.affine))
 
 
-def _slice_hu(header: Dataset, size: tuple[int, ...]) -> NDArray[np.int16]:
-    file = _file(header)
-    try:
-        if _JPEG.match(_syntax(header)):
-            hu = sitk.GetArrayFromImage(sitk.ReadImage(str(file), imageIO="GDCMImageIO"))[0]
-        else:
-            hu = _rescaled(pydicom.dcmread(file, force=True))
-    except MemoryError:
-        raise
-    except Exception as error:  # decoders raise nearly anything on damaged data
-        told = str(error).splitlines()[0][:160] if str(error) and not _JPEG.match(_syntax(header)) else ""
-        syntax = UID(_syntax(header)).name
-        raise Refusal(
-            f"the pixels of {file.name} ({syntax}) are cut short or cannot be decoded{f' ({told})' if told else ''};"
-            " export it again, uncompressed"
-        ) from None
-    if hu.shape != size:
-        raise Refusal(f"the pixels of {file.name} are {hu.shape}, expected {size}")
-    return np.clip(np.rint(hu) if hu.dtype.kind == "f" else hu, -32768, 32767).astype(np.int16)
-
-
-def _rescaled(image: Dataset) -> np.ndarray:
-    """Stored values times slope plus intercept; padding that would look like metal becomes air."""
-    if "TransferSyntaxUID" not in image.file_meta:
-        image.file_meta.TransferSyntaxUID = (
-            pydicom.uid.ImplicitVRLittleEndian
-            if image.original_encoding[0]
-            else pydicom.uid.ExplicitVRLittleEndian
-        )
-    stored = image.pixel_array
-    unused = int(image.BitsAllocated) - int(image.BitsStored)
-    if unused and stored.dtype.itemsize * 8 == int(image.BitsAllocated):
-        stored = (stored << unused) >> unused  # drops overlay bits, and carries the sign
-    # Not given means as stored; whether that can be HU is checked on the whole volume.
-    slope = float(image.get("RescaleSlope", 1))
-    intercept = float(image.get("RescaleIntercept", 0))
-    hu: np.ndarray
-    if slope == 1 and intercept.is_integer():
-        hu = stored.astype(np.int32) + int(intercept)
-    else:
-        hu = stored * slope + intercept
-    padding = image.get("PixelPaddingValue")
-    if padding is not None and int(padding) * slope + intercept > _CT_MAX_HU:
-        hu[stored == int(padding)] = -1024
+def _decoded(images: Sequence[Image]) -> NDArray[np.int16]:
+    rows, columns = (int(images[0].get(k)) for k in ("Rows", "Columns"))
+    hu = np.empty((len(images), rows, columns), np.int16)
+    replies = sandbox.each("pixels", [i.wire for i in images], into=lambda n: memoryview(hu[n]).cast("B"))
+    bad = [(image, reply) for image, reply in zip(images, replies, strict=True) if "bytes" not in reply]
+    if bad:
+        image, reply = bad[0]
+        syntax = image.wire["syntax"]
+        told = reply.get("refused") or f"cannot be read ({reply.get('unreadable')})"
+        more = f"; {len(bad) - 1} more like it" if len(bad) > 1 else ""
+        message = f"{image.name} {told} (transfer syntax {_SYNTAXES.get(syntax, syntax)}){more}"
+        if reply.get("limit"):
+            raise ResourceError(f"{message}; leave it out, or export the series again")
+        raise Refusal(f"{message}; export the series again, uncompressed")
     return hu
 
 
 # --- facts ------------------------------------------------------------------------------------------------
-
 
 _TEXT_FACTS = {
     "series_description": "SeriesDescription",
@@ -506,7 +696,6 @@ _TEXT_FACTS = {
     "kernel": "ConvolutionKernel",
     "scan_options": "ScanOptions",
     "patient_position": "PatientPosition",
-    "contrast_agent": "ContrastBolusAgent",
     "image_type": "ImageType",
     "rescale_type": "RescaleType",
     "study_uid": "StudyInstanceUID",
@@ -525,51 +714,70 @@ _NUMBER_FACTS = {
 }
 
 
-_KEYWORDS = frozenset(
+# As pydicom names them; importing it takes longer than reading a series.
+_SYNTAXES = {
+    "1.2.840.10008.1.2": "Implicit VR Little Endian",
+    "1.2.840.10008.1.2.1": "Explicit VR Little Endian",
+    "1.2.840.10008.1.2.1.99": "Deflated Explicit VR Little Endian",
+    "1.2.840.10008.1.2.2": "Explicit VR Big Endian",
+    "1.2.840.10008.1.2.4.50": "JPEG Baseline (Process 1)",
+    "1.2.840.10008.1.2.4.51": "JPEG Extended (Process 2 and 4)",
+    "1.2.840.10008.1.2.4.57": "JPEG Lossless, Non-Hierarchical (Process 14)",
+    "1.2.840.10008.1.2.4.70": (
+        "JPEG Lossless, Non-Hierarchical, First-Order Prediction (Process 14 [Selection Value 1])"
+    ),
+    "1.2.840.10008.1.2.4.80": "JPEG-LS Lossless Image Compression",
+    "1.2.840.10008.1.2.4.81": "JPEG-LS Lossy (Near-Lossless) Image Compression",
+    "1.2.840.10008.1.2.4.90": "JPEG 2000 Image Compression (Lossless Only)",
+    "1.2.840.10008.1.2.4.91": "JPEG 2000 Image Compression",
+    "1.2.840.10008.1.2.4.201": "High-Throughput JPEG 2000 Image Compression (Lossless Only)",
+    "1.2.840.10008.1.2.4.202": (
+        "High-Throughput JPEG 2000 with RPCL Options Image Compression (Lossless Only)"
+    ),
+    "1.2.840.10008.1.2.4.203": "High-Throughput JPEG 2000 Image Compression",
+    "1.2.840.10008.1.2.5": "RLE Lossless",
+}
+_PATIENT = {"id": "PatientID", "name": "PatientName", "birth_date": "PatientBirthDate", "sex": "PatientSex"}
+
+
+def facts_of(part: Part, stack: Stack | None) -> dict[str, Any]:
+    """What the headers say, as plain values; the patient's number only as a hash, the name not at all.
+
+    See `lungvq.io.Scan` for the keys.
     """
-    SOPInstanceUID InstanceNumber NumberOfFrames SamplesPerPixel PixelRepresentation Rows Columns Modality
-    ImagePositionPatient ImageOrientationPatient PixelSpacing LossyImageCompression
-    """.split()  # noqa: SIM905
-).union(_TEXT_FACTS.values(), _NUMBER_FACTS.values(), _PATIENT.values())
-
-
-def facts_of(headers: Sequence[Dataset]) -> dict[str, Any]:
-    """What the headers say, as plain values; the patient's number only as a hash, the name not at all."""
-    first = headers[0]
-    patient = patient_of(headers)
+    images = stack.slices if stack else part.images
+    first = images[0]
+    patient = patient_of(part)
+    syntax = first.wire["syntax"]
     return {
         "patient": hashlib.sha256(patient.id.encode()).hexdigest()[:12] if patient.id else None,
         **{name: _plain_text(first.get(keyword)) for name, keyword in _TEXT_FACTS.items()},
-        **{name: _plain_number(headers, keyword) for name, keyword in _NUMBER_FACTS.items()},
-        "transfer_syntax": UID(_syntax(first)).name if _syntax(first) else None,
-        "lossy": any(_is_lossy(h) for h in headers),
+        **{name: _plain_number(images, keyword) for name, keyword in _NUMBER_FACTS.items()},
+        "contrast_agent": next((agent for image in images if (agent := _contrast(image))), None),
+        "transfer_syntax": _SYNTAXES.get(syntax, syntax),
+        "lossy": any(_is_lossy(image) for image in images),
+        "part": part.number,
+        "part_by": part.by or None,
+        "gantry_tilt_deg": round(stack.layout.tilt_deg, 4) if stack else None,
+        "interpolated_slices": stack.layout.interpolated if stack else [],
     }
 
 
-def patient_of(headers: Sequence[Dataset]) -> Patient:
+def patient_of(part: Part) -> Patient:
     """Who was scanned, as the first header has it."""
-    told = {name: str(headers[0].get(keyword) or "").strip() for name, keyword in _PATIENT.items()}
-    return Patient(**told)
-
-
-def _is_lossy(header: Dataset) -> bool:
-    return bool(_LOSSY.match(_syntax(header))) or header.get("LossyImageCompression") == "01"
+    first = part.images[0]
+    return Patient(**{name: _plain_text(first.get(keyword)) or "" for name, keyword in _PATIENT.items()})
 
 
 def _plain_text(value: Any) -> str | None:
-    if value is None or isinstance(value, (str, int, float)):
-        return str(value).strip() or None if value is not None else None
-    return "\\".join(map(str, value)) or None
+    if isinstance(value, list):
+        return "\\".join("" if v is None else str(v) for v in value) or None
+    return None if value is None else str(value).strip() or None
 
 
-def _plain_number(headers: Sequence[Dataset], keyword: str) -> float | list[float] | None:
+def _plain_number(images: Sequence[Image], keyword: str) -> float | list[float] | None:
     """One number, or the lowest and the highest where slices differ."""
-    values = set()
-    for header in headers:
-        try:
-            values.add(float(header.get(keyword)))
-        except (TypeError, ValueError):
-            continue
+    values = {float(v) for image in images if isinstance(v := image.get(keyword), (int, float))}
     if len(values) > 1:
         return [min(values), max(values)]
     return values.pop() if values else None

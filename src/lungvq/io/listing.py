@@ -6,11 +6,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pydicom.dataset import Dataset
-
-from lungvq.errors import InputError
+from lungvq.errors import InputError, ResourceError
 from lungvq.findings import Finding
 from lungvq.io import dicom, formats
+from lungvq.io.archive import is_archive
+from lungvq.io.header import looks_like_dicom
 from lungvq.io.scan import MIN_SLICES, Patient, Scan, check_chest_ct, check_ct_spacing, hu_from_stored
 from lungvq.volume import Grid, Volume
 
@@ -45,6 +45,10 @@ class SeriesInfo:
         As in `Scan`.
     patient : Patient
         As in `Scan`; not part of `to_dict`.
+    stack : Stack or None
+        For `read_series`.
+    keep : object
+        As in `Scan`.
     """
 
     path: Path
@@ -61,6 +65,8 @@ class SeriesInfo:
     facts: dict[str, Any] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
     patient: Patient = field(default_factory=Patient)
+    stack: dicom.Stack | None = field(default=None, repr=False)
+    keep: object = field(default=None, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -100,16 +106,16 @@ def list_series(path: Path | str) -> list[SeriesInfo]:
     """
     path = Path(path)
     _check_exists(path)
-    if path.is_file() and not _is_dicom_file(path):
+    if path.is_file() and not _holds_dicom(path):
         return [_describe_image(path)]
-    found, damaged = dicom.find_series(path)
-    listed = [_beside(damaged, _describe_series(headers)[0]) for headers in found.values()]
+    study = dicom.find(path)
+    listed = [_describe_part(part, study, path) for part in study.parts]
     if path.is_dir():
         images = sorted(f for f in path.rglob("*") if f.is_file() and formats.kind_of(f))
         listed += [_describe_image(file) for file in images]
     if not listed:
-        raise InputError(_say_nothing_found(path, damaged))
-    return sorted(listed, key=lambda s: (str(s.path), _series_number(s), s.uid))
+        raise InputError(_say_nothing_found(path, study))
+    return sorted(listed, key=lambda s: (str(s.path), _series_number(s), s.uid, s.facts.get("part") or 0))
 
 
 def read(path: Path | str) -> Scan:
@@ -118,8 +124,8 @@ def read(path: Path | str) -> Scan:
     Parameters
     ----------
     path : Path
-        A .nii, .nii.gz, .mha, .mhd, .nrrd or .nhdr file, or a folder with one DICOM CT series; localizers
-        and objects that are not CT may lie beside it.
+        A .nii, .nii.gz, .mha, .mhd, .nrrd or .nhdr file, or a folder, zip or multi-frame file with one DICOM
+        CT volume; localizers and objects that are not CT may lie beside it.
 
     Returns
     -------
@@ -133,51 +139,48 @@ def read(path: Path | str) -> Scan:
     """
     path = Path(path)
     _check_exists(path)
-    if path.is_file() and not _is_dicom_file(path):
+    if path.is_file() and not _holds_dicom(path):
         return _read_image(path)
-    found, damaged = dicom.find_series(path)
-    if damaged:
-        names = ", ".join(f.name for f in damaged[:3])
-        raise InputError(
-            f"{path}: {len(damaged)} DICOM file{'s' * (len(damaged) > 1)} cannot be parsed ({names}); export the"
-            " series again"
-        )
-    if not found:
-        raise InputError(_say_nothing_found(path, damaged))
-    if path.is_file():
-        raise InputError(f"{path}: one DICOM file is not a whole scan; give the folder that holds all slices")
-    listed = [_describe_series(headers) for headers in found.values()]
-    # A broken second series counts too: the one that happens to be whole need not be the one that was meant.
-    whole = [item for item in listed if item[0].modality in ("CT", "") and item[0].slices >= MIN_SLICES]
+    study = dicom.find(path)
+    if not study.parts:
+        raise InputError(_say_nothing_found(path, study))
+    listed = [_describe_part(part, study, path) for part in study.parts]
+    # A broken second volume counts too: the one that happens to be whole need not be the one that was meant.
+    whole = [info for info in listed if info.modality in ("CT", "") and info.slices >= MIN_SLICES]
     if len(whole) > 1:
-        names = "; ".join(_name(info) for info, _ in whole[:8])
+        names = "; ".join(_name(info) for info in whole[:8])
         raise InputError(f"{path}: it holds {len(whole)} CT series: {names}; give the folder of one series")
-    info, stack = whole[0] if whole else listed[0]
-    if stack is None:
-        told = "; ".join(f"{_name(i)}: {'; '.join(i.reasons)}" for i, _ in (whole or listed[:8]))
-        raise InputError(f"{path}: no usable CT series: {told}")
-    return _read_stack(path, _name(info), stack)
+    if whole:
+        return replace(read_series(whole[0]), path=path)
+    if path.is_file() and len(study.parts) == 1 == len(study.parts[0].images):
+        raise InputError(f"{path}: one DICOM file is not a whole scan; give the folder that holds all slices")
+    told = "; ".join(f"{_name(i)}: {'; '.join(i.reasons)}" for i in listed[:8])
+    raise InputError(f"{path}: no usable CT series: {told}")
 
 
 def read_series(info: SeriesInfo) -> Scan:
-    """Read one series that `list_series` found.
+    """Read one volume that `list_series` found.
 
     Raises
     ------
     InputError
         If it cannot be used.
+    ResourceError
+        If one of its files takes more memory or time than a file may.
     """
     if info.kind != "dicom":
         return _read_image(info.path)
-    if not info.usable:
-        raise InputError(f"{info.path}, {_name(info)}: {'; '.join(info.reasons)}")
-    headers = [h for file in info.files for found in dicom.find_series(file)[0].values() for h in found]
+    name = f"{info.path}, {_name(info)}"
+    if not info.usable or info.stack is None:
+        raise InputError(f"{name}: {'; '.join(info.reasons)}")
     try:
-        stack = dicom.arrange(headers)
+        volume = dicom.pixels(info.stack)
     except dicom.Refusal as reason:
-        raise InputError(f"{info.path}, {_name(info)}: {reason}") from None
-    scan = _read_stack(info.path, _name(info), stack)
-    return replace(scan, findings=info.findings)  # also of what was set aside when the series was listed
+        raise InputError(f"{name}: {reason}") from None
+    except ResourceError as reason:
+        raise ResourceError(f"{name}: {reason}") from None
+    facts = {**info.facts, **check_chest_ct(volume, name)}
+    return Scan(volume, info.path, "dicom", info.files, facts, info.findings, info.patient, info.keep)
 
 
 def _read_image(path: Path) -> Scan:
@@ -190,32 +193,25 @@ def _read_image(path: Path) -> Scan:
     return Scan(volume, path, stored.kind, (path,), facts, stored.findings)
 
 
-def _read_stack(path: Path, name: str, stack: dicom.Stack) -> Scan:
-    name = f"{path}, {name}"
-    check_ct_spacing(stack.shape, Grid(stack.shape, stack.affine).spacing, name)
-    try:
-        volume = Volume(dicom.pixels(stack), stack.affine)
-    except dicom.Refusal as reason:
-        raise InputError(f"{name}: {reason}") from None
-    facts = {**dicom.facts_of(stack.slices), **check_chest_ct(volume, name)}
-    return Scan(volume, path, "dicom", stack.files, facts, stack.findings, dicom.patient_of(stack.slices))
-
-
 def _check_exists(path: Path) -> None:
     if not path.exists():
         raise InputError(f"{path}: there is no such file or folder")
 
 
-def _is_dicom_file(path: Path) -> bool:
+def _holds_dicom(path: Path) -> bool:
     if formats.kind_of(path):
         return False
     with path.open("rb") as stream:
-        return dicom.looks_like_dicom(stream.read(1024))
+        head = stream.read(1024)
+    return looks_like_dicom(head) or not head.strip(b"\0") or is_archive(path)
 
 
-def _say_nothing_found(path: Path, damaged: list[Path]) -> str:
-    if damaged:
-        return f"{path}: {len(damaged)} DICOM files, none of which can be parsed; export the series again"
+def _say_nothing_found(path: Path, study: dicom.Study) -> str:
+    if study.damaged:
+        count = len(study.damaged)
+        file, reason, _ = study.damaged[0]
+        told = f"{count} DICOM file{'s' * (count > 1)}, none of which can be used"
+        return f"{path}: {told} ({file.name} {reason}); export the series again"
     images = [f for f in path.glob("*") if formats.kind_of(f)] if path.is_dir() else []
     if images:
         return f"{path}: no DICOM images; to use {images[0].name}, give the file itself"
@@ -225,7 +221,8 @@ def _say_nothing_found(path: Path, damaged: list[Path]) -> str:
 def _name(info: SeriesInfo) -> str:
     number = info.facts.get("series_number")
     parts = [f"series {number}" if number else "series", f"'{info.description}'" if info.description else ""]
-    return f"{' '.join(p for p in parts if p)} ({info.slices} images)"
+    part = f", {info.facts['part_by']}" if info.facts.get("part_by") else ""
+    return f"{' '.join(p for p in parts if p)}{part} ({info.slices} images)"
 
 
 def _series_number(info: SeriesInfo) -> int:
@@ -233,39 +230,52 @@ def _series_number(info: SeriesInfo) -> int:
     return int(number) if number.isdigit() else 0
 
 
-def _describe_series(headers: list[Dataset]) -> tuple[SeriesInfo, dicom.Stack | None]:
-    facts = dicom.facts_of(headers)
-    known: dict[str, Any] = {
-        "path": Path(str(headers[0].filename)).parent,
+def _describe_part(part: dicom.Part, study: dicom.Study, path: Path) -> SeriesInfo:
+    try:
+        stack = dicom.arrange(part)
+        grid = stack.grid
+        reasons = _say_damaged(part, study)
+        check_ct_spacing(grid.shape, grid.spacing, "")
+    except (dicom.Refusal, InputError) as reason:
+        told = str(reason).removeprefix(": ")
+        return SeriesInfo(
+            usable=False, reasons=(told, *_say_damaged(part, study)), **_known(part, None, study, path)
+        )
+    known = _known(part, stack, study, path)
+    return SeriesInfo(usable=not reasons, reasons=reasons, grid=grid, findings=stack.findings, **known)
+
+
+def _known(part: dicom.Part, stack: dicom.Stack | None, study: dicom.Study, path: Path) -> dict[str, Any]:
+    """What can be said of a series whether it can be used or not."""
+    first = part.images[0]
+    images = stack.slices if stack else part.images
+    facts = dicom.facts_of(part, stack)
+    return {
+        "path": path if study.keep and first.file in study.keep.files else first.file.parent,
         "kind": "dicom",
-        "modality": str(headers[0].get("Modality") or ""),
+        "files": dicom.files_of(images),
+        "slices": len(images),
+        "modality": str(first.get("Modality") or ""),
         "description": facts["series_description"] or "",
         "kernel": facts["kernel"] or "",
         "uid": facts["series_uid"] or "",
         "facts": facts,
-        "patient": dicom.patient_of(headers),
+        "patient": dicom.patient_of(part),
+        "stack": stack,
+        "keep": study.keep,
     }
-    try:
-        stack = dicom.arrange(headers)
-        grid = Grid(stack.shape, stack.affine)
-        known |= {"files": stack.files, "slices": len(stack.slices), "grid": grid, "findings": stack.findings}
-        check_ct_spacing(grid.shape, grid.spacing, "")
-    except (dicom.Refusal, InputError) as reason:
-        files = tuple(Path(str(h.filename)) for h in headers)
-        known = {"files": files, "slices": len(headers), **known}
-        return SeriesInfo(usable=False, reasons=(str(reason).removeprefix(": "),), **known), None
-    return SeriesInfo(usable=True, **known), stack
 
 
-def _beside(damaged: list[Path], info: SeriesInfo) -> SeriesInfo:
-    """A damaged file in the same folder may be a slice of the series: then it is not whole."""
-    near = [f.name for f in damaged if f.parent in {file.parent for file in info.files}]
+def _say_damaged(part: dicom.Part, study: dicom.Study) -> tuple[str, ...]:
+    """A damaged file of the series, or one in its folder of no known series, may be a slice: then it is not whole."""
+    folders = {image.shown.parent for image in part.images}
+    uid = part.images[0].get("SeriesInstanceUID")
+    near = [d for d in study.damaged if d[2] == uid or (d[2] is None and d[0].parent in folders)]
     if not near:
-        return info
-    reason = (
-        f"{len(near)} DICOM files beside it cannot be parsed ({', '.join(near[:3])}); export the series again"
-    )
-    return replace(info, usable=False, reasons=(*info.reasons, reason))
+        return ()
+    file, reason, _ = near[0]
+    count = f"{len(near)} DICOM files beside it" if len(near) > 1 else "a DICOM file beside it"
+    return (f"{count} cannot be used: {file.name} {reason}; export the series again",)
 
 
 def _describe_image(path: Path) -> SeriesInfo:

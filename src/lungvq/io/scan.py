@@ -62,6 +62,8 @@ class Scan:
         What was noticed while reading and does not forbid use.
     patient : Patient
         For comparing the two scans; not part of `facts`.
+    keep : object
+        Holds what was unpacked from an archive: `files` are there as long as this is.
 
     Notes
     -----
@@ -83,6 +85,10 @@ class Scan:
     - ``kvp``, ``exposure_mas``, ``slice_thickness_mm``, ``reconstruction_diameter_mm``, ``rescale_slope``,
       ``rescale_intercept``, ``pixel_padding``: float, or [lowest, highest] where slices differ.
     - ``transfer_syntax``: its name. ``lossy``: whether some slice was compressed with loss.
+    - ``part``: 1, 2, ... where one series holds several volumes, and ``part_by``, what this one has of its
+      own: ``acquisition 2``; else None.
+    - ``gantry_tilt_deg``: from the positions; the volume is upright all the same.
+    - ``interpolated_slices``: which k of the volume lie between slices that were there.
     - ``hu_min``, ``hu_max``, ``voxels_below_minus_1024``: in `Scan` only, as they need the pixels.
     """
 
@@ -93,6 +99,7 @@ class Scan:
     facts: dict[str, Any]
     findings: tuple[Finding, ...] = ()
     patient: Patient = field(default_factory=Patient)
+    keep: object = field(default=None, repr=False)
 
 
 def sha256_of(files: Iterable[Path]) -> str:
@@ -204,20 +211,17 @@ def check_chest_ct(volume: Volume, name: str) -> dict[str, Any]:
         raise InputError(
             f"{name}: values {low} to {high} {what}; expected air near -1000 HU, so export the CT again as HU"
         )
-    # One pass: how many voxels have each value.
-    count = np.zeros(65536, np.int64)
+    padded = air = soft = 0
     for plane in hu:
-        count += np.bincount(plane.ravel().view(np.uint16) ^ 0x8000, minlength=65536)
-
-    def share(first: int, last: int) -> float:
-        return float(count[first + 32768 : last + 32769].sum() / hu.size)
-
-    if share(_INT16.min, _AIR_HU) < _MIN_AIR_SHARE:
+        padded += int(np.count_nonzero(plane < -1024))
+        air += int(np.count_nonzero(plane <= _AIR_HU))
+        soft += int(np.count_nonzero((plane >= _SOFT_HU[0]) & (plane <= _SOFT_HU[1])))
+    if air < _MIN_AIR_SHARE * hu.size:
         raise InputError(
             f"{name}: almost no voxel lies below {_AIR_HU} HU (values {low} to {high}), so this is"
             " not a chest CT or its values are not HU; expected lungs near -800 HU"
         )
-    if share(*_SOFT_HU) < _MIN_SOFT_SHARE:
+    if soft < _MIN_SOFT_SHARE * hu.size:
         raise InputError(
             f"{name}: almost no voxel lies between {_SOFT_HU[0]} and {_SOFT_HU[1]} HU (values {low} to"
             f" {high}), so there is no soft tissue and the values are not HU; check the rescale intercept"
@@ -225,5 +229,5 @@ def check_chest_ct(volume: Volume, name: str) -> dict[str, Any]:
     return {
         "hu_min": low,
         "hu_max": high,
-        "voxels_below_minus_1024": int(count[: 32768 - 1024].sum()),
+        "voxels_below_minus_1024": int(padded),
     }
