@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from zlib import crc32
 
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
@@ -10,16 +11,18 @@ from pydicom.sr.coding import Code
 from lungvq.anatomy import LOBES, LUNG_OF_LOBE, LUNGS, PRM_CLASSES, VQ_CLASSES, ZONES
 
 __all__ = [
-    "CLASS_TITLES",
+    "CLASSTITLES",
     "DEFECTS",
     "EXTRAS",
     "KINDS",
     "OWN_SCHEME",
     "QUANTITIES",
+    "TITLES",
     "Kind",
     "Quantity",
     "Site",
     "own",
+    "short",
     "site_of",
     "title_of",
     "ucum",
@@ -83,8 +86,9 @@ EXTRAS: tuple[str, ...] = tuple(dict.fromkeys(kind.extra for kind in KINDS.value
 # --- our own codes ----------------------------------------------------------------------------------------
 
 OWN_SCHEME = "99LUNGVQ"
+_CODE_LENGTH = 16  # longer ones need Long Code Value, which not every reader of reports knows
 
-_TITLES: dict[str, str] = {
+TITLES: dict[str, str] = {
     "volume_insp_ml": "Volume at inspiration",
     "volume_exp_ml": "Volume at expiration",
     "mass_insp_g": "Mass at inspiration",
@@ -131,21 +135,48 @@ def title_of(value: str) -> str:
     >>> title_of("volume_exp_ml"), title_of("vq_shunt_pct"), title_of("air_gain@1")
     ('Volume at expiration', 'Share of shunt-like: perfusion kept, ventilation low', 'Method air_gain@1')
     """
-    if value in _TITLES:
-        return _TITLES[value]
+    if value in TITLES:
+        return TITLES[value]
     if "@" in value:
         return f"Method {value}"
     stem = value.removesuffix("_pct")
-    if stem != value and stem in _TITLES:
-        title = _TITLES[stem]
+    if stem != value and stem in TITLES:
+        title = TITLES[stem]
         plain = title if title[1].isupper() or "/" in title.split()[0] else title[0].lower() + title[1:]
         return f"Share of {plain}"
     return value.replace("_", " ").strip().capitalize()[:64]
 
 
-def own(value: str) -> Code:
-    """A code of the private scheme; its value is the name that ``metrics.csv`` and ``run.json`` use."""
-    return Code(value, OWN_SCHEME, title_of(value))
+_SHORTER = {
+    "ventilation": "v",
+    "perfusion": "q",
+    "matched_defect": "matched",
+    "dead_space": "dead",
+    "emptying_emphysema": "emptying",
+    "equal_height_per_lung": "equal_height",
+}
+
+
+def short(name: str) -> str:
+    """A name of ``metrics.csv`` or ``run.json`` in the 16 characters that every reader of codes takes.
+
+    Examples
+    --------
+    >>> short("volume_exp_ml"), short("ventilation_fraction_pct"), short("vq_matched_defect_pct")
+    ('volume_exp_ml', 'v_fraction_pct', 'vq_matched_pct')
+    >>> short("a_name_that_is_not_in_the_contract")
+    'a_name_t5a189c20'
+    """
+    if len(name) <= _CODE_LENGTH:
+        return name
+    for word, brief in _SHORTER.items():
+        name = name.replace(word, brief)
+    return name if len(name) <= _CODE_LENGTH else f"{name[:8]}{crc32(name.encode()):08x}"
+
+
+def own(name: str) -> Code:
+    """The code of the private scheme for a name that ``metrics.csv`` or ``run.json`` uses."""
+    return Code(short(name), OWN_SCHEME, title_of(name))
 
 
 def ucum(unit: str) -> Code:
@@ -217,7 +248,8 @@ class Quantity:
     display_unit : str
         For people.
     rescale_type : str
-        US: unspecified; PCT: percent. Never HU.
+        Unit after rescale, for readers that look: mL/L, or PCT for percent. Never HU, nor US for unspecified,
+        which some readers, ours among them, take for HU.
     unit : Code
         Of the map's own values, as in the NIfTI file: what the real world value mapping gives.
     code : Code
@@ -232,11 +264,11 @@ class Quantity:
 
 
 QUANTITIES: dict[str, Quantity] = {
-    "ventilation": Quantity(1000, "mL air per L lung", "US", ucum("mL/mL"), own("ventilation")),
+    "ventilation": Quantity(1000, "mL air per L lung", "mL/L", ucum("mL/mL"), own("ventilation")),
     "perfusion": Quantity(100, "% of lung mean", "PCT", ucum("1"), own("perfusion")),
-    "vq_log2": Quantity(1, "log2, 0 = lung mean", "US", ucum("1"), own("vq_log2")),
+    "vq_log2": Quantity(1, "log2, 0 = lung mean", "LOG2", ucum("1"), own("vq_log2")),
 }
 
-CLASS_TITLES: dict[str, Code] = {name: own(f"vq_{name}") for name in VQ_CLASSES}
+CLASSTITLES: dict[str, Code] = {name: own(f"vq_{name}") for name in VQ_CLASSES}
 DEFECTS: tuple[str, ...] = ("ventilation", "perfusion")
 assert set(_SIDES) == {*LUNGS, "both"}

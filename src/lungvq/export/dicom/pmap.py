@@ -54,7 +54,7 @@ def write_pmap(context: Context, kind: str, path: Path) -> int:
                 lut_label=name.upper()[:16],
                 lut_explanation=spec.title,
                 unit=quantity.unit,
-                value_range=(PADDING + 1, 65535),
+                value_range=(PADDING, 65535),
                 slope=slope,
                 intercept=intercept,
                 quantity_definition=quantity.code,

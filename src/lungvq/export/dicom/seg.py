@@ -64,6 +64,13 @@ _LOBE_TITLES = {
     "RLL": "Right lower lobe",
 }
 
+_FAMILIES = {
+    "lungs": codes.DCM.MorphologicalOperations,
+    "lobes": codes.DCM.DeformableModels,
+    "vq_classes": codes.DCM.HistogramAnalysis,
+    "defects": codes.DCM.HistogramAnalysis,
+}
+
 SEGMENTS: dict[str, tuple[Segment, ...]] = {
     "lungs": tuple(
         _anatomy(name, f"{name.capitalize()} lung", _LOBE_COLOURS[lobe])
@@ -170,7 +177,7 @@ def _description(
         segmented_property_category=segment.category,
         segmented_property_type=segment.kind,
         algorithm_type="AUTOMATIC",
-        algorithm_identification=context.algorithm(f"{MAKER} {name}", codes.DCM.ArtificialIntelligence),
+        algorithm_identification=context.algorithm(f"{MAKER} {name}", _FAMILIES[name]),
         tracking_uid=segment_uid(context, name, segment.name),
         tracking_id=f"{MAKER} {name} {segment.name}",
         anatomic_regions=None if segment.side else [codes.SCT.Lung],

@@ -44,8 +44,8 @@ __all__ = ["STANDARD_NAMES", "write_sr"]
 STANDARD_NAMES: dict[str, tuple[Code, Code]] = {
     "volume_insp_ml": (codes.SCT.Volume, codes.SCT.Inspiration),
     "volume_exp_ml": (codes.SCT.Volume, codes.SCT.Expiration),
-    "mass_insp_g": (codes.SCT.Mass, codes.SCT.Inspiration),
-    "mass_exp_g": (codes.SCT.Mass, codes.SCT.Expiration),
+    "mass_insp_g": (codes.SCT.MassQuantity, codes.SCT.Inspiration),
+    "mass_exp_g": (codes.SCT.MassQuantity, codes.SCT.Expiration),
 }
 """Metrics with a standard code, and the breath-hold that modifies it; all others are in our own scheme."""
 
