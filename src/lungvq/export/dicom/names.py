@@ -11,7 +11,7 @@ from pydicom.sr.coding import Code
 from lungvq.anatomy import LOBES, LUNG_OF_LOBE, LUNGS, PRM_CLASSES, VQ_CLASSES, ZONES
 
 __all__ = [
-    "CLASSTITLES",
+    "CLASS_TITLES",
     "DEFECTS",
     "EXTRAS",
     "KINDS",
@@ -269,6 +269,6 @@ QUANTITIES: dict[str, Quantity] = {
     "vq_log2": Quantity(1, "log2, 0 = lung mean", "LOG2", ucum("1"), own("vq_log2")),
 }
 
-CLASSTITLES: dict[str, Code] = {name: own(f"vq_{name}") for name in VQ_CLASSES}
+CLASS_TITLES: dict[str, Code] = {name: own(f"vq_{name}") for name in VQ_CLASSES}
 DEFECTS: tuple[str, ...] = ("ventilation", "perfusion")
 assert set(_SIDES) == {*LUNGS, "both"}
