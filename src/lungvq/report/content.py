@@ -96,6 +96,7 @@ def build_page(result: CaseResult) -> dict[str, Any]:
         "verdict": _verdict(result),
         "key": _key_numbers(result),
         "scans": _scans(result),
+        "selection": _selection(result),
         "withheld": _withheld(result),
         "lobes": _region_table(result),
         "zones": _zone_table(result),
@@ -305,6 +306,27 @@ def _scans(result: CaseResult) -> dict[str, Any]:
     return {
         "roles": [scan.role for scan in result.scans],
         "rows": [(_fact_title(key), values) for key, values in rows],
+    }
+
+
+def _selection(result: CaseResult) -> dict[str, Any]:
+    """How the scans were found among the series of a study; no rows where both were given."""
+    rows = [
+        (
+            str(row["series"]),
+            row["name"] if row["name"] != row["series"] else "",
+            row["role"],
+            MISSING if row["score"] is None else f"{row['score']:g}",
+            MISSING if row["lung_ml"] is None else number(row["lung_ml"] / 1000, 2),
+            "; ".join(row["reasons"]),
+        )
+        for row in result.selection.get("series", ())
+    ]
+    how = str(result.selection.get("how", ""))
+    return {
+        "how": f"{how[:1].upper()}{how[1:]}." if how else "",
+        "columns": ["Series", "Name", "Role", "Score", "Lungs, L", "Why"],
+        "rows": rows,
     }
 
 

@@ -33,6 +33,7 @@ HEADINGS: dict[str, str] = {
     "not_for": "Not for diagnosis or treatment.",
     "key": "Key numbers",
     "scans": "Scans used",
+    "selection": "How they were found",
     "maps": "Maps",
     "surfaces": "From outside",
     "lobes": "Lobes and lungs",
