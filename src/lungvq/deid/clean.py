@@ -103,12 +103,10 @@ _EQUIPMENT = frozenset(
     """
     Manufacturer ManufacturerModelName SoftwareVersions ManufacturerModelVersion
     CodeValue LongCodeValue URNCodeValue CodingSchemeDesignator CodingSchemeVersion CodeMeaning
-    ConvolutionKernel FilterType FilterMaterial ImageFilter PositionReferenceIndicator RescaleType LUTLabel
-    LUTExplanation ModalityLUTType WindowCenterWidthExplanation StackID SegmentLabel SegmentAlgorithmName
-    AlgorithmName AlgorithmVersion ContrastBolusRoute ReconstructionMethod AttenuationCorrectionMethod
-    ScatterCorrectionMethod RandomsCorrectionMethod DecayCorrection Radiopharmaceutical SequenceName
-    PulseSequenceName ReceiveCoilName TransmitCoilName CollimatorGridName ExposureModulationType
-    PatientSpeciesDescription
+    ConvolutionKernel FilterType FilterMaterial ImageFilter RescaleType LUTLabel ModalityLUTType StackID
+    SegmentLabel SegmentAlgorithmName AlgorithmName AlgorithmVersion ContrastBolusRoute ReconstructionMethod
+    AttenuationCorrectionMethod ScatterCorrectionMethod RandomsCorrectionMethod Radiopharmaceutical SequenceName
+    PulseSequenceName ReceiveCoilName TransmitCoilName CollimatorGridName PatientSpeciesDescription
     """.split()  # noqa: SIM905
 )
 _WORDS = frozenset({"LO", "SH", "ST", "LT", "UT", "UC", "UR", "PN", "AE"})
