@@ -109,6 +109,9 @@ _EQUIPMENT = frozenset(
     PulseSequenceName ReceiveCoilName TransmitCoilName CollimatorGridName PatientSpeciesDescription
     """.split()  # noqa: SIM905
 )
+_FILLED = frozenset({"LUTExplanation", "TrackingID", "LocalNamespaceEntityID", "UniversalEntityID", "TextValue"})
+"""Other words that must not be empty where they are."""
+
 _WORDS = frozenset({"LO", "SH", "ST", "LT", "UT", "UC", "UR", "PN", "AE"})
 _DATES = frozenset({"DA", "DT", "TM"})
 _NUMBERS = frozenset(
@@ -347,7 +350,9 @@ class _Cleaning:
             ):
                 self._empty(dataset, tag, vr)
         elif vr in _WORDS:
-            if keyword not in _EQUIPMENT or self._names_someone(dataset, tag):
+            if keyword in _FILLED:
+                self._dummy(dataset, tag, vr)
+            elif keyword not in _EQUIPMENT or self._names_someone(dataset, tag):
                 self._empty(dataset, tag, vr)
         elif vr in _LEGAL:
             legal = _LEGAL[vr].fullmatch(_bytes(dataset, tag))
