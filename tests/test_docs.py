@@ -26,7 +26,8 @@ def section(name):
 
 
 def flags(command):
-    return {flag for p in command.params for flag in p.opts if flag.startswith("--")} - {"--help"}
+    opts = [flag for p in command.params for flag in (*p.opts, *p.secondary_opts)]
+    return {flag for flag in opts if flag.startswith("--")} - {"--help"}
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -16,6 +16,7 @@ from lungvq.cli.phantom import phantom
 from lungvq.cli.register import register
 from lungvq.cli.run import run
 from lungvq.cli.segment import segment
+from lungvq.cli.send import send
 from lungvq.cli.verify import verify
 
 __all__ = ["app", "main"]
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (run, inspect, segment, register, phantom, demo, verify, doctor, bench, deid):
+for command in (run, inspect, segment, register, phantom, demo, verify, doctor, bench, deid, send):
     app.command()(command)
 
 
