@@ -8,7 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from lungvq.anatomy import LEFT, RIGHT
-from lungvq.segment._checks import COLLAPSED_RATIO, _check_truncation
+from lungvq.segment._checks import _check_truncation
 from lungvq.segment._coarse import coarsen, erode
 from lungvq.segment.lungs import air_threshold, find_body, find_lungs
 from lungvq.volume import Volume
@@ -34,15 +34,12 @@ class Glance:
         Share of the lungs' largest cross-section that the border of the scan cuts, in %.
     blood_hu : float or None
         Median HU of the largest body of soft tissue between the lungs, mostly heart; None where there is little.
-    lone_lung : bool
-        Whether one lung holds less than a quarter of the other.
     """
 
     lung_ml: float
     lung_hu: float
     cut_pct: float
     blood_hu: float | None = None
-    lone_lung: bool = False
 
     @property
     def lung_g(self) -> float:
@@ -67,14 +64,12 @@ def glance(ct: Volume) -> Glance:
     body = find_body(coarse)
     threshold = air_threshold(coarse.array, body.inside)
     lungs = find_lungs(coarse, body, np.zeros(coarse.shape, bool), threshold)
-    sides = np.bincount(lungs.ravel(), minlength=3)[[LEFT, RIGHT]] * coarse.voxel_ml
     cut = _check_truncation(coarse, lungs).value
     return Glance(
-        lung_ml=float(sides.sum()),
+        lung_ml=float(np.count_nonzero(lungs) * coarse.voxel_ml),
         lung_hu=float(coarse.array[lungs > 0].mean()),
         cut_pct=float(cut or 0.0),
         blood_hu=_between_lungs(coarse, lungs),
-        lone_lung=bool(sides.min() < COLLAPSED_RATIO * sides.max()),
     )
 
 

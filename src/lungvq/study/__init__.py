@@ -13,7 +13,7 @@ from typing import Any
 
 from lungvq import io
 from lungvq.agreement import check_same_patient, scan_time, why_strangers
-from lungvq.errors import InputError, PairError
+from lungvq.errors import InputError, PairError, ResourceError
 from lungvq.findings import Finding
 from lungvq.progress import SILENT, Progress
 from lungvq.segment.glance import Glance, glance
@@ -55,6 +55,8 @@ class Entry:
         Why.
     candidate : Candidate or None
         What was found out about it, where it was looked at.
+    day : str
+        Date of its study, where the folder holds several.
     """
 
     series: io.SeriesInfo
@@ -62,6 +64,7 @@ class Entry:
     role: str
     reasons: tuple[str, ...]
     candidate: Candidate | None = None
+    day: str = ""
 
     @property
     def slices(self) -> int:
@@ -70,8 +73,9 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """Description or file name, fit for a terminal."""
-        return clean(self.series.description or self.series.path.name)
+        """Description or file name, fit for a terminal; with the date where that is needed."""
+        name = clean(self.series.description or self.series.path.name)
+        return f"{name} ({self.day})" if self.day else name
 
     @property
     def title(self) -> str:
@@ -184,14 +188,19 @@ def look_at(series: io.SeriesInfo) -> Glance:
         If it cannot be read or shows no lungs.
     """
     step = series.grid.spacing[0] if series.grid is not None else _LOOK_STEP_MM
-    stride = min(int(_LOOK_STEP_MM / step), len(series.files) // _LOOK_SLICES)
-    if stride < 2:
-        return glance(io.read_series(series).volume.reorient(CANONICAL))
-    try:
-        some = replace(series, files=series.files[::stride])
-        return glance(io.read_series(some).volume.reorient(CANONICAL))
-    except InputError:
-        return glance(io.read_series(series).volume.reorient(CANONICAL))
+    stride = min(int(_LOOK_STEP_MM / step), series.slices // _LOOK_SLICES)
+    return glance(io.read_series(_thinned(series, stride)).volume.reorient(CANONICAL))
+
+
+def _thinned(series: io.SeriesInfo, stride: int) -> io.SeriesInfo:
+    """Every `stride`-th slice of a series whose slices need no mending."""
+    if stride < 2 or series.stack is None or series.stack.layout.at is not None:
+        return series
+    layout = series.stack.layout
+    affine = layout.affine.copy()
+    affine[:3, 0] *= stride
+    layout = replace(layout, order=layout.order[::stride], affine=affine)
+    return replace(series, stack=replace(series.stack, slices=series.stack.slices[::stride], layout=layout))
 
 
 def survey(path: Path, *, look: Look = look_at, progress: Progress = SILENT) -> Survey:
@@ -228,7 +237,7 @@ def survey_series(
     if len(pairs) == 1:
         return _survey_with(entries, pairs[0], _how_found(pairs[0], len(studies)))
     if pairs:
-        days = " and ".join(sorted(_day(pair.insp) for pair in pairs))
+        days = " and ".join(sorted(_date(pair.insp.series) for pair in pairs))
         why = f"{len(pairs)} studies hold a pair each ({days}); give the folder of one"
     else:
         whys = [u.why for u in found.values() if isinstance(u, Undecided)] or [_none(entries)]
@@ -292,13 +301,15 @@ def _entries(listed: Sequence[io.SeriesInfo], look: Look, progress: Progress) ->
         progress.stage(f"looking at {clean(series.description or series.path.name)}")
         progress.fraction(n / len(listed))
         entries.append(_looked_at(series, keys[n], look, shared))
+    if len({s.facts.get("study_uid") for s in listed}) > 1:
+        return [replace(e, day=_date(e.series)) for e in entries]
     return entries
 
 
 def _looked_at(series: io.SeriesInfo, key: str, look: Look, shared: frozenset[str]) -> Entry:
     try:
         seen = look(series)
-    except InputError as error:
+    except (InputError, ResourceError) as error:
         return Entry(series, key, SET_ASIDE, (_line(str(error).removeprefix(f"{series.path}: ")),))
     candidate = Candidate.of(series, seen, shared)
     notes = tuple(f"{f.severity}: {f.message}" for f in series.findings if f.severity != "PASS")
@@ -443,8 +454,8 @@ def _volumes(pair: Pair) -> str:
     return f"inspiration: {insp}, expiration: {exp}; lungs hold {litres[0]:.2f} and {litres[1]:.2f} L"
 
 
-def _day(candidate: Candidate) -> str:
-    when = scan_time(candidate.facts)
+def _date(series: io.SeriesInfo) -> str:
+    when = scan_time(series.facts)
     return when.date().isoformat() if when else "no date"
 
 

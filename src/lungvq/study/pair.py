@@ -130,7 +130,7 @@ def _decide_levels(candidates: Sequence[Candidate]) -> Pair | Undecided:
             return Undecided(f"the lungs hold {litres} L, without a gap between inspiration and expiration")
         return Undecided(
             f"there is no breathing between the chest CTs: the lungs hold {litres} L (ratio {ratio:.3f}, at most"
-            f" {NO_BREATHING_RATIO} is needed)"
+            f" {NO_BREATHING_RATIO} is needed; two that are chosen by hand may be run with --allow-no-breathing)"
         )
     if len(levels) > 2:
         return _by_words(levels, litres)

@@ -25,7 +25,7 @@ _INSPIRED = re.compile(
     r"|吸气|吸氣|吸気"  # Chinese, Japanese
 )
 _EXPIRED = re.compile(
-    r"expir|exsp|ekspir|eksp$|exhal|exp$|expi$|^espir(?!al)|^frc$|^rv$|airtrap"
+    r"expir|exsp|ekspir|eksp$|exhal|exp$|expi$|^expn$|^espir(?!al)|^frc$|^rv$|airtrap"
     r"|ausatm|uitadem|utandning|udanding|utpust"
     r"|wydech|vydech|kilegz|uloshengi|izdah"
     r"|выдох|видих|издиш|εκπνο"
