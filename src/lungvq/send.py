@@ -43,6 +43,7 @@ _COMMITMENT, _COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1", "1.2.840.10008.1.20.
 _WARNINGS = frozenset({0xB000, 0xB006, 0xB007})  # stored, with something changed or not checked
 _OUT_OF_RESOURCES = 0xA7  # the upper byte of such a status: trying later may help
 _BATCH_BYTES = 32_000_000
+_NOTHING_TAKEN = "it takes nothing of what was offered"
 _LONGEST_PAUSE_S = 30.0
 
 
@@ -231,7 +232,9 @@ class _Transfer:
         if association.is_established:
             return association
         answer = association.acceptor.primitive
-        if association.is_rejected and answer is not None:
+        if association.rejected_contexts and not association.is_rejected:
+            self.trouble = _NOTHING_TAKEN
+        elif association.is_rejected and answer is not None:
             self.trouble = f"it refuses the association ({answer.reason_str.lower()})"
         else:
             self.trouble = "it does not answer"
@@ -324,12 +327,11 @@ class _Transfer:
             entity = self.entity()
             entity.add_requested_context(_COMMITMENT)
             association = self.connect(entity, evt_handlers=handlers)
-            if association is None:
+            if association is None and self.trouble != _NOTHING_TAKEN:
                 raise NetworkError(
                     f"{self.peer} stored {len(self.stored)} objects and cannot be asked to commit: {self.trouble}"
                 )
-            if not association.accepted_contexts:
-                association.release()
+            if association is None:
                 self.notes.append(
                     f"{self.peer} does not offer storage commitment; what it stores is not promised"
                 )
