@@ -5,8 +5,9 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from lungvq.phantom.lobes import lobe
 from lungvq.phantom.motion import backward, det, forward, unstretch
-from lungvq.phantom.shape import body_hu, cage, lobe, lung, outline
+from lungvq.phantom.shape import body_hu, cage, lung, outline
 from lungvq.phantom.tissue import composition
 
 FISSURE_MM = 0.8  # thickness, in the stretched lung
