@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from lungvq.errors import InputError
+from lungvq.io import _offline as _offline  # before anything that imports pydicom
 from lungvq.io import formats
 from lungvq.io.formats import open_atomic, write
 from lungvq.io.listing import SeriesInfo, list_series, read, read_series

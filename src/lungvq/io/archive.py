@@ -35,9 +35,12 @@ class Unpacked:
     ----------
     files : dict of Path to Path
         From each file to what to call it: the archive and the name within it.
+    count : int
+        Files written so far, archives within archives too.
     """
 
     files: dict[Path, Path] = field(default_factory=dict)
+    count: int = 0
     _folder: tempfile.TemporaryDirectory[str] = field(
         default_factory=lambda: tempfile.TemporaryDirectory(prefix="lungvq-")
     )
@@ -133,7 +136,8 @@ def _member(
             )
         if shutil.disk_usage(into.folder).free < member.file_size + _BLOCK:
             raise ResourceError(f"{budget.path}: the disk of {into.folder} is too small to unpack it")
-        file = into.folder / f"{len(into.files) + 1:06d}{'.zip' if nested else ''}"
+        into.count += 1
+        file = into.folder / f"{into.count:06d}"
         with file.open("wb") as target:
             while head:
                 target.write(head)

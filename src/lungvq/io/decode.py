@@ -23,6 +23,7 @@ __all__ = ["hu_of"]
 
 MAX_SIDE = 4096
 CT_MAX_HU = 3071
+MAX_SLOPE, MAX_INTERCEPT = 100.0, 100_000.0
 PADDED_HU = -1024  # for padding that would otherwise look like metal
 
 _NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
@@ -142,7 +143,7 @@ def _to_hu(stored: np.ndarray, wire: dict[str, Any], allocated: int) -> NDArray[
         # Drops overlay bits beside the value, and carries its sign.
         stored = (stored << (allocated - 1 - high)) >> (allocated - bits)
     slope, intercept = float(wire["slope"]), float(wire["intercept"])
-    if not (np.isfinite(slope) and np.isfinite(intercept)) or slope == 0:
+    if not (0 < abs(slope) < MAX_SLOPE and abs(intercept) < MAX_INTERCEPT):
         raise Damaged(f"has a rescale slope of {slope} and intercept of {intercept}")
     padding = wire["padding"]
     metal = isinstance(padding, (int, float)) and padding * slope + intercept > CT_MAX_HU

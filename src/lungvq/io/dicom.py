@@ -510,6 +510,10 @@ def _check_kind(slices: Sequence[Image]) -> None:
         raise Refusal(f"its modality is {modality}, expected CT")
     if (first.get("SamplesPerPixel") or 1) != 1:
         raise Refusal("its pictures are in colour, not in HU")
+    for keyword in ("RescaleIntercept", "RescaleSlope"):
+        without = [image for image in slices if not isinstance(image.get(keyword), (int, float))]
+        if 0 < len(without) < len(slices):
+            raise Refusal(f"{_names(without)} lacks a usable {keyword}, unlike the other slices")
     for image in slices:
         if projection := sorted(_PROJECTIONS.intersection(image.image_type)):
             raise Refusal(f"it holds projections ({projection[0]}), not slices; give the source images")

@@ -24,7 +24,8 @@ SAME_POSITION_MM = 0.02
 # Slices that differ less than this are parallel and equally spaced in the plane: 0.05 mm at the edge.
 SAME_DIRECTION, SAME_SPACING = 2e-4, 1e-4
 _NOT_UNIT = 1e-3  # direction cosines written with three decimals
-_TILT_MM = 0.05  # sideways, over the whole stack; less stays in the affine
+# An affine sheared by less is orthogonal to everybody (ITK refuses more); it is kept as it is.
+_SHEAR = 1e-4
 _MAX_TILT_DEG = 45.0
 _MAX_MISSING = 2
 _MAX_BRIDGED_MM = 6.0
@@ -133,10 +134,20 @@ def lay_out(position: Array, orientation: Array, spacing: Array, names: Sequence
     affine = np.eye(4)
     affine[:3, 1:3] = np.column_stack([down * rows, right * columns])
     at, affine[:3, 0], affine[:3, 3], findings = _steps(position, along, told)
+    _unshear_rounding(affine, normal, len(order) if at is None else len(at))
     layout = Layout(order, affine, at, tuple(findings))
     if layout.tilt_deg > _MAX_TILT_DEG:
         raise Refusal(f"its slices are stacked at {layout.tilt_deg:.0f} degrees to their normal")
     return layout
+
+
+def _unshear_rounding(affine: Array, normal: Array, planes: int) -> None:
+    """Put a stack upright whose planes rounding alone may have moved sideways, in place."""
+    sideways = affine[:3, 0] - normal * (normal @ affine[:3, 0])
+    drift = float(np.linalg.norm(sideways)) * (planes - 1)
+    if drift <= ROUNDING_MM and np.linalg.norm(sideways) > _SHEAR * np.linalg.norm(affine[:3, 0]):
+        affine[:3, 0] -= sideways
+        affine[:3, 3] += sideways * (planes - 1) / 2
 
 
 def _check_line(position: Array, along: Array, normal: Array) -> None:
@@ -265,8 +276,8 @@ def upright(grid: Grid) -> Grid:
 def straighten(volume: Volume) -> Volume:
     """Take out a gantry tilt: each plane is shifted within itself, linear between pixels, by a part of one.
 
-    What was not scanned becomes air of -1024 HU. A volume whose tilt moves the last plane by less than 0.05 mm
-    is returned as it is; its affine still tells.
+    What was not scanned becomes air of -1024 HU. A volume tilted by less than 0.0001 is returned as it is; its
+    affine tells.
     """
     shear = _shear(volume.grid)
     if shear is None:
@@ -290,7 +301,7 @@ def _shear(grid: Grid) -> tuple[Array, Array, Array, NDArray[np.intp]] | None:
     normal = normal / np.linalg.norm(normal)
     straight = normal * (normal @ line)
     sideways = line - straight
-    if np.linalg.norm(sideways) * (grid.shape[0] - 1) <= _TILT_MM:
+    if np.linalg.norm(sideways) <= _SHEAR * np.linalg.norm(line):
         return None
     per_plane = np.array([sideways @ axis / (axis @ axis) for axis in (down, right)])
     per_plane[np.abs(per_plane) * grid.shape[0] < 1e-3] = 0  # straight along this axis
@@ -304,8 +315,12 @@ def _shifted(values: NDArray[np.float32], start: float, size: int) -> NDArray[np
     """Rows ``start, start + 1, ...`` of an array, linear between its rows, -1024 beyond them."""
     whole = int(np.floor(start))
     share = np.float32(start - whole)
-    padded = np.full((size + 1, values.shape[1]), _OUTSIDE_HU, np.float32)
-    low, high = max(whole, 0), min(whole + size + 1, len(values))
-    if low < high:
-        padded[low - whole : high - whole] = values[low:high]
-    return padded[:-1] if share == 0 else padded[:-1] * (1 - share) + padded[1:] * share
+    result = np.full((size, values.shape[1]), _OUTSIDE_HU, np.float32)
+    # The first and the last new row that lie between rows there are.
+    first, last = max(0, -whole), min(size, len(values) - whole - (share > 0))
+    if first < last:
+        lower = values[first + whole : last + whole]
+        result[first:last] = (
+            lower * (1 - share) + values[first + whole + 1 : last + whole + 1] * share if share else lower
+        )
+    return result

@@ -86,7 +86,6 @@ MAX_INFLATED = 512 << 20
 MAX_TEXT, MAX_VALUES = 1024, 64
 
 _CT, _ENHANCED_CT, _LEGACY_CT = (f"1.2.840.10008.5.1.4.1.1.2{end}" for end in ("", ".1", ".2"))
-_DIRECTORY = "1.2.840.10008.1.3.10"
 _IMPLICIT, _EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 _DEFLATED, _BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
 
@@ -154,12 +153,14 @@ def describe(path: str) -> dict[str, Any]:
             except BaseException as error:  # damage raises nearly anything, RecursionError too
                 return {"kind": "damaged", "reason": reason_of(error, "parsed"), "series": _series_of(file)}
         try:
-            if tags["SOPClassUID"] == _DIRECTORY:
-                return {"kind": "other"}
             if where is None:
-                if tags["SOPClassUID"] not in (None, _CT, _ENHANCED_CT, _LEGACY_CT):
-                    return {"kind": "other"}
-                raise Damaged("is cut short: it has no pixels")
+                # The object's own class may be what was cut short; that in the file's meta information is not.
+                kind = str(_meta(header, "MediaStorageSOPClassUID") or tags["SOPClassUID"] or "")
+                if any(ct.startswith(kind) for ct in (_CT, _ENHANCED_CT, _LEGACY_CT)):
+                    raise Damaged("is cut short: it has no pixels")
+                return {"kind": "other"}
+            if where["length"] is None:
+                _check_packed(inflated(file, head), where)
             frames = list(_frames(header, tags, {**where, "path": path}))
         except BaseException as error:
             series = tags["SeriesInstanceUID"]
@@ -369,7 +370,7 @@ def _parse(stream: BinaryIO) -> tuple[Dataset, dict[str, Any] | None]:
     return header, where and {"syntax": syntax, "little": little, **where}
 
 
-def _meta(header: Dataset, keyword: str) -> Any:
+def _meta(header: Dataset | None, keyword: str) -> Any:
     meta = getattr(header, "file_meta", None)
     return meta.get(keyword) if meta is not None else None
 
@@ -387,6 +388,22 @@ def _pixel_element(stream: BinaryIO, implicit: bool, little: bool) -> dict[str, 
     offset = stream.tell() - len(start) + (8 if implicit else 12)
     end = stream.seek(0, os.SEEK_END)
     return {"offset": offset, "length": None if length == _UNDEFINED else length, "end": end}
+
+
+def _check_packed(stream: BinaryIO, where: dict[str, Any]) -> None:
+    """Packed pixels go on to their delimiter: some decoders make a picture of half a stream without a word."""
+    at = where["offset"]
+    while True:
+        stream.seek(at)
+        start = stream.read(8)
+        if len(start) < 8:
+            raise Damaged("is cut short: its packed pixels do not end")
+        group, element, length = unpack("<HHL" if where["little"] else ">HHL", start)
+        if group << 16 | element == _SEQUENCE_END:
+            return
+        if group << 16 | element != _ITEM or length == _UNDEFINED:
+            raise Damaged("has packed pixels that are no list of items")
+        at += 8 + length
 
 
 def _frames(

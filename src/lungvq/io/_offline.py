@@ -1,0 +1,12 @@
+"""pydicom without its downloader of example files: to import that, where `requests` is installed, opens a socket."""
+
+from __future__ import annotations
+
+import sys
+
+_IMPORTED_BEFORE = sys.modules.setdefault("requests", None) is not None  # type: ignore[call-overload]
+try:
+    import pydicom  # noqa: F401
+finally:
+    if not _IMPORTED_BEFORE:
+        del sys.modules["requests"]  # whoever wants it may still import it
