@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 
-_IMPORTED_BEFORE = sys.modules.setdefault("requests", None) is not None  # type: ignore[call-overload]
+_IMPORTED_BEFORE = "requests" in sys.modules
+if not _IMPORTED_BEFORE:
+    sys.modules["requests"] = None  # type: ignore[assignment]
 try:
     import pydicom  # noqa: F401
 finally:
