@@ -103,17 +103,33 @@ class Words(HTMLParser):
             self.words.append(data)
 
 
+SELECTION = {
+    "how": "the pair was found by lung volume",
+    "series": [
+        {"series": "1", "name": "Scout", "role": "set aside", "score": None, "lung_ml": None, "reasons": ["localizer"]},
+        {"series": "2", "name": "Insp", "role": "inspiration", "score": 9.5, "lung_ml": 5120.0,
+         "reasons": ["larger lungs", "says so"]},
+    ],
+}  # fmt: skip
+
+
 @pytest.fixture(scope="module")
-def drawn(case, tmp_path_factory):
+def found(case):
+    """A case whose scans were chosen from a study."""
+    return replace(case, selection=SELECTION)
+
+
+@pytest.fixture(scope="module")
+def drawn(found, tmp_path_factory):
     """The page, its pictures, and the folder that holds them."""
     folder = tmp_path_factory.mktemp("figures")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lungvq.report.figures._PANEL_PX", 150)
         patch.setattr("lungvq.report.render3d._VOXELS", 500_000)
-        pictures = {p.name: p for p in draw_pictures(case)}
+        pictures = {p.name: p for p in draw_pictures(found)}
     for picture in pictures.values():
         (folder / f"{picture.name}.{picture.kind}").write_bytes(picture.data)
-    return build_page(case), pictures, folder
+    return build_page(found), pictures, folder
 
 
 def test_it_is_a_tagged_pdf_and_the_same_every_time(drawn):
