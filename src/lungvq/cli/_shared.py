@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import re
 import sys
 import time
 import traceback
@@ -17,7 +18,7 @@ import typer
 from lungvq.errors import LungvqError
 from lungvq.progress import Progress
 
-__all__ = ["Quiet", "Threads", "Verbose", "listening", "one_sentence", "set_threads"]
+__all__ = ["Quiet", "Threads", "Verbose", "listening", "one_sentence", "set_threads", "visible"]
 
 INTERNAL_ERROR, NO_RESOURCES, INTERRUPTED = 1, 6, 130
 _RESOURCE_ERRNOS = {
@@ -37,6 +38,21 @@ Verbose = Annotated[
     bool, typer.Option("-v", "--verbose", help="Say more: times of each stage, passed checks.")
 ]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say only errors and the last line.")]
+
+
+# What a terminal would obey rather than show: it may come in with a file's name or a header's text.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def visible(text: str) -> str:
+    """The text with control characters written out.
+
+    Examples
+    --------
+    >>> visible("a\\x1b[2Jb")
+    'a[U+001B][2Jb'
+    """
+    return _CONTROL.sub(lambda found: f"[U+{ord(found[0]):04X}]", text)
 
 
 P = ParamSpec("P")
@@ -71,7 +87,7 @@ def one_sentence(command: Callable[P, R]) -> Callable[P, R]:
                 INTERNAL_ERROR,
                 "this is a fault in lungvq; please report it with the lines above",
             )
-        typer.echo(f"lungvq: {sentence}", err=True)
+        typer.echo(visible(f"lungvq: {sentence}"), err=True)
         raise typer.Exit(code)
 
     return guarded
@@ -88,15 +104,15 @@ class _Lines:
     def stage(self, name: str) -> None:
         now = time.monotonic()
         if self._verbose and self._last:
-            typer.echo(f"  {self._last}: {now - self._stage_start:.1f} s", err=True)
+            typer.echo(visible(f"  {self._last}: {now - self._stage_start:.1f} s"), err=True)
         self._stage_start, self._last = now, name
-        typer.echo(f"[{now - self._start:5.1f} s] {name}", err=True)
+        typer.echo(visible(f"[{now - self._start:5.1f} s] {name}"), err=True)
 
     def fraction(self, done: float) -> None:
         pass
 
     def note(self, text: str) -> None:
-        typer.echo(text, err=True)
+        typer.echo(visible(text), err=True)
 
 
 class _Bar:
@@ -109,7 +125,7 @@ class _Bar:
 
         self._rich = RichProgress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TimeElapsedColumn(),
             console=Console(stderr=True),
@@ -119,13 +135,13 @@ class _Bar:
         self._rich.start()
 
     def stage(self, name: str) -> None:
-        self._rich.update(self._task, description=name, total=None, completed=0)
+        self._rich.update(self._task, description=visible(name), total=None, completed=0)
 
     def fraction(self, done: float) -> None:
         self._rich.update(self._task, total=1.0, completed=done)
 
     def note(self, text: str) -> None:
-        self._rich.console.print(text, markup=False, highlight=False)
+        self._rich.console.print(visible(text), markup=False, highlight=False, emoji=False)
 
     def close(self) -> None:
         self._rich.stop()

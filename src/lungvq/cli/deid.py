@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lungvq.cli._shared import Quiet, Verbose, listening, one_sentence
+from lungvq.cli._shared import Quiet, Verbose, listening, one_sentence, visible
 
 
 @one_sentence
@@ -52,7 +52,7 @@ def deid(
         typer.echo(f"refused {count:5d}: {reason}", err=True)
     if verbose:  # names of files may name patients
         for path, reason in outcome.refused.items():
-            typer.echo(f"  {path}: {reason}", err=True)
+            typer.echo(visible(f"  {path}: {reason}"), err=True)
     typer.echo(
         f"{output}: {outcome.written} of {outcome.written + len(outcome.refused)} files de-identified,"
         f" {len(outcome.series)} series of {len(outcome.patients)} patient{'s' if len(outcome.patients) != 1 else ''}"
