@@ -203,6 +203,8 @@ def test_it_gives_up_after_the_last_attempt(result):
 def test_a_label_map_that_is_not_known_is_left_out_with_a_note(result):
     with Archive(classes=[CT_IMAGE]) as archive:
         outcome = send(objects_of(result), archive.peer, quick())
+        only = [item for item in objects_of(result) if item.sop_class == LABEL_MAP]
+        assert send(only, archive.peer, quick()).stored == 0
     assert outcome.stored == 3
     assert "labelmap_lobes.dcm was left out" in outcome.notes[0]
     with Archive(classes=[LABEL_MAP]) as archive, pytest.raises(NetworkError, match="does not take CT Image"):

@@ -250,6 +250,10 @@ class _Transfer:
             entity.add_requested_context(sop_class, syntaxes)
         association = self.connect(entity)
         if association is None:
+            if self.trouble == _NOTHING_TAKEN:
+                left, self.left = self.left, []
+                for item in left:
+                    self._not_taken(item)
             return
         total, waiting = len(self.left) + len(self.stored), self.left
         self.left = []
@@ -271,12 +275,7 @@ class _Transfer:
         }
         known = [syntax for sop_class, syntax in accepted if sop_class == item.sop_class]
         if not known:
-            name = pydicom.uid.UID(item.sop_class).name
-            if item.sop_class in OPTIONAL:
-                self.notes.append(f"{item.path.name} was left out: {self.peer} does not take {name}")
-            else:
-                self.trouble = f"it does not take {name}"
-                self.refused.append(item)
+            self._not_taken(item)
             return
         data: Path | Dataset = item.path
         if item.syntax not in known:
@@ -298,6 +297,15 @@ class _Transfer:
             self.trouble = f"{item.path.name}: {code}{f' ({told})' if told else ''}"
             later = status is None or status >> 8 == _OUT_OF_RESOURCES
             (self.left if later else self.refused).append(item)
+
+    def _not_taken(self, item: Stored) -> None:
+        """The peer does not know this kind of object."""
+        name = pydicom.uid.UID(item.sop_class).name
+        if item.sop_class in OPTIONAL:
+            self.notes.append(f"{item.path.name} was left out: {self.peer} does not take {name}")
+        else:
+            self.trouble = f"it does not take {name}"
+            self.refused.append(item)
 
     # --- storage commitment -------------------------------------------------------------------------------
 
