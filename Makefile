@@ -15,10 +15,16 @@ demo: .venv/ready  ## a phantom through the whole pipeline, to a report
 test: .venv/ready  ## all tests that need nothing but Python
 	$(PYTEST) $(TESTS)
 
-test-integration: .venv/ready  ## tests that need a browser; installs one where it may
-	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
-		&& apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium >/dev/null; } \
-		|| echo "no chromium, and it cannot be installed from here: tests that need it will be skipped"
+test-integration: .venv/ready  ## tests that need a browser, a PACS, DCMTK or poppler; installs what it may
+	@missing=""; \
+	command -v chromium >/dev/null || missing="$$missing chromium"; \
+	command -v pdftotext >/dev/null || missing="$$missing poppler-utils"; \
+	[ -x /usr/sbin/Orthanc ] || command -v Orthanc >/dev/null || missing="$$missing orthanc"; \
+	ls /usr/share/orthanc/plugins/libOrthancDicomWeb.so* >/dev/null 2>&1 || missing="$$missing orthanc-dicomweb"; \
+	[ -x /usr/bin/dsrdump ] || missing="$$missing dcmtk"; \
+	[ -z "$$missing" ] || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+		&& apt-get update -qq && apt-get install -qq -y --no-install-recommends $$missing >/dev/null; } \
+		|| echo "not here, and not to be installed from here:$$missing; tests that need them will be skipped"
 	.venv/bin/python -m pytest -m integration $(TESTS)
 
 lint: .venv/ready
