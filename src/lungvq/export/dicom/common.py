@@ -137,7 +137,7 @@ class Context:
         name = (
             kind.removeprefix("pmap_").removesuffix("_colour").removeprefix("seg_").removeprefix("labelmap_")
         )
-        touched = {"vq": "vq_log2", "vq_classes": "vq_class"}.get(name, name)
+        touched = {"vq": "vq_log2", "vq_classes": "vq_class"}.get(name, name.removesuffix("_defects"))
         failed = "QC FAIL: " if self.result.withheld(touched) else ""
         return f"{failed}{KINDS[kind].title} (research)"
 

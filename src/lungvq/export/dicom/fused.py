@@ -25,7 +25,7 @@ COLOURED: dict[str, str] = {
 """Which map each colour series shows."""
 
 _STEP_MM = 3.0  # between pictures: thinner slices would cost hundreds of MB and show nothing more
-_LEAST_ROWS = 400  # smaller pictures are enlarged, so that words can be read
+_ROWS = 400  # much smaller pictures are enlarged, so that words can be read
 _BAR_PX = 118  # to the right of the picture, so that nothing is covered
 _LEVEL_HU, _WIDTH_HU = -600.0, 1500.0
 _STRENGTH = 0.62  # of the colour; the rest is the CT beneath
@@ -80,7 +80,7 @@ def write_fused(context: Context, kind: str, folder: Path) -> int:
     part = result.exp.grid.reorient(codes)
     ct, values, lungs = (_seen(v, codes) for v in (result.exp, result.maps[name], result.lungs_exp))
     scale = _scale_of(name, result.maps[name])
-    zoom = max(1, int(np.ceil(_LEAST_ROWS / part.shape[1])))
+    zoom = max(1, round(_ROWS / part.shape[1]))
     strip = _strip(scale, part.shape[1] * zoom, result.withheld(name))
     fine = _enlarged(part, zoom)
 

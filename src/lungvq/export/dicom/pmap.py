@@ -10,7 +10,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 import lungvq
 from lungvq.export.dicom.common import MAKER, Context, planes_of, save
-from lungvq.export.dicom.names import KINDS, QUANTITIES
+from lungvq.export.dicom.names import KINDS, QUANTITIES, short
 from lungvq.export.dicom.series import PADDING, limits_of, mean_of, scaling_of
 from lungvq.result import MAPS
 
@@ -51,7 +51,7 @@ def write_pmap(context: Context, kind: str, path: Path) -> int:
         contains_recognizable_visual_features=False,
         real_world_value_mappings=[
             highdicom.pm.RealWorldValueMapping(
-                lut_label=name.upper()[:16],
+                lut_label=short(name).upper(),
                 lut_explanation=spec.title,
                 unit=quantity.unit,
                 value_range=(PADDING, 65535),
@@ -66,7 +66,7 @@ def write_pmap(context: Context, kind: str, path: Path) -> int:
             )
         ],
         transfer_syntax_uid=ExplicitVRLittleEndian,
-        content_label=name.upper()[:16],
+        content_label=short(name).upper(),
         content_description=f"{KINDS[kind].title} (research)",
     )
     context.stamp(parametric, kind)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, RLELossless
 import lungvq
 from lungvq.anatomy import LOBES, LUNGS, VQ_CLASSES
 from lungvq.export.dicom.common import MAKER, Context, code_item, planes_of, save
-from lungvq.export.dicom.names import CLASS_TITLES, DEFECTS, KINDS, own, site_of
+from lungvq.export.dicom.names import CLASS_TITLES, DEFECTS, KINDS, own, short, site_of
 from lungvq.export.dicom.series import mean_of
 from lungvq.export.dicom.uids import uid
 from lungvq.quantify import DEFECT_SHARE
@@ -55,6 +54,7 @@ _CLASS_COLOURS = {
     "shunt": (51, 133, 219),
     "matched_defect": (158, 107, 184),
 }
+_DEFECTS = {f"{name}_defects": name for name in DEFECTS}
 _DEFECT_COLOURS = {"ventilation": (51, 133, 219), "perfusion": (230, 115, 36)}
 _LOBE_TITLES = {
     "LUL": "Left upper lobe",
@@ -68,7 +68,7 @@ _FAMILIES = {
     "lungs": codes.DCM.MorphologicalOperations,
     "lobes": codes.DCM.DeformableModels,
     "vq_classes": codes.DCM.HistogramAnalysis,
-    "defects": codes.DCM.HistogramAnalysis,
+    **dict.fromkeys(_DEFECTS, codes.DCM.HistogramAnalysis),
 }
 
 SEGMENTS: dict[str, tuple[Segment, ...]] = {
@@ -88,30 +88,31 @@ SEGMENTS: dict[str, tuple[Segment, ...]] = {
         )
         for name in VQ_CLASSES
     ),
-    "defects": tuple(
-        Segment(
-            name,
-            own(f"{name}_defect").meaning,
-            codes.SCT.Function,
-            own(f"{name}_defect"),
-            None,
-            _DEFECT_COLOURS[name],
+    **{
+        kind: (
+            Segment(
+                name,
+                own(f"{name}_defect").meaning,
+                codes.SCT.Function,
+                own(f"{name}_defect"),
+                None,
+                _DEFECT_COLOURS[name],
+            ),
         )
-        for name in DEFECTS
-    ),
+        for kind, name in _DEFECTS.items()
+    },
 }
-"""The segments of each object; a segment's number is its label in the NIfTI files, but for the defects."""
+"""The segments of each object; a segment's number is its label in the NIfTI files.
+
+Ventilation and perfusion defects overlap, so they are two objects."""
 
 
-def defects(result: CaseResult) -> tuple[Volume, Volume]:
-    """Where ventilation, and where perfusion, is below 60 % of its mean over the lungs; they may overlap."""
-    masks = []
-    for name in DEFECTS:
-        volume = result.maps[name]
-        mean = mean_of(volume)
-        with np.errstate(invalid="ignore"):
-            masks.append(volume.like(volume.array < (DEFECT_SHARE * mean if mean > 0 else -np.inf)))
-    return masks[0], masks[1]
+def defect(result: CaseResult, name: str) -> Volume:
+    """Where ventilation, or perfusion, is below 60 % of its mean over the lungs."""
+    volume = result.maps[name]
+    mean = mean_of(volume)
+    with np.errstate(invalid="ignore"):
+        return volume.like(volume.array < (DEFECT_SHARE * mean if mean > 0 else -np.inf))
 
 
 def write_seg(context: Context, kind: str, path: Path) -> int:
@@ -139,7 +140,7 @@ def write_seg(context: Context, kind: str, path: Path) -> int:
         manufacturer_model_name=MAKER,
         software_versions=lungvq.__version__,
         device_serial_number="none",
-        content_label=name.upper(),
+        content_label=short(name).upper(),
         content_description=f"{KINDS[kind].title} (research)",
         transfer_syntax_uid=ExplicitVRLittleEndian if binary else RLELossless,
         omit_empty_frames=True,
@@ -152,20 +153,21 @@ def write_seg(context: Context, kind: str, path: Path) -> int:
 
 
 def _pixels(context: Context, name: str, first: int, last: int) -> np.ndarray:
-    """(K, J, I) labels, or (K, J, I, 2) masks where segments overlap."""
-    result, grid = context.result, context.grid
-
-    def stacked(plane: Callable[[int], np.ndarray]) -> np.ndarray:
-        stack = np.zeros((last - first + 1, *grid.shape[1:]), np.uint8)
-        for k in range(first, last + 1):
-            stack[k - first] = plane(k)
-        return stack
-
-    if name == "defects":
-        masks = defects(result)
-        return np.stack([stacked(planes_of(mask, grid, 0)) for mask in masks], axis=-1)
-    labels = {"lungs": result.lungs_exp, "lobes": result.lobes_exp, "vq_classes": result.maps["vq_class"]}
-    return stacked(planes_of(labels[name], grid, 0))
+    """(K, J, I) labels of the slices `first` to `last`."""
+    result = context.result
+    if name in _DEFECTS:
+        labels = defect(result, _DEFECTS[name])
+    else:
+        labels = {
+            "lungs": result.lungs_exp,
+            "lobes": result.lobes_exp,
+            "vq_classes": result.maps["vq_class"],
+        }[name]
+    plane = planes_of(labels, context.grid, 0)
+    stack = np.zeros((last - first + 1, *context.grid.shape[1:]), np.uint8)
+    for k in range(first, last + 1):
+        stack[k - first] = plane(k)
+    return stack
 
 
 def _description(
