@@ -8,10 +8,10 @@ map of both lungs of the atlas. Nothing of a single person is written: only mean
 ``--write`` replaces the constants in src/lungvq/fissures.py; ``--quick`` leaves out the errors on people
 left out.
 
-The model is a linear mixed one: a person's coefficients c are drawn from N(mu, S), a point lies at
-z = A(x, y) c + e, e ~ Student t (4 degrees, scale s). Expectation maximisation finds mu, S and s, so a person
-with few points leans on the others, and one stray point pulls little. The correlations of S are shrunk
-towards zero, as 20 coefficients are many for 50 people.
+The model is a linear mixed one: a person's coefficients are c = mu + d, d of covariance S, a point lies at
+z = A(x, y) c + e; d and e are Student t (4 degrees). Expectation maximisation finds mu, S and the scale of
+e, so a person with few points leans on the others, and one stray point or one odd person pulls little. The
+correlations of S are shrunk towards zero, as 20 coefficients are many for 50 people.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ MODULE = ROOT / "src" / "lungvq" / "fissures.py"
 FISSURES = ("left_oblique", "right_oblique", "horizontal")
 GROUPS = {"left": ("left_oblique",), "right": ("right_oblique", "horizontal")}
 DEGREES_OF_FREEDOM = 4.0
+REPEATS = 2.0  # neighbours on one drawn line repeat each other: so many points tell as much as one
 SHRINK = 0.1
 KEPT = 0.95  # share of the variance of height that the modes keep
 FEW = 5
@@ -64,7 +65,7 @@ class Atlas:
         for side, label in (("right", 2), ("left", 3)):
             inside = labels == label
             ends = [np.flatnonzero(inside.any(axis=axes))[[0, -1]] for axes in ((0, 1), (0, 2), (1, 2))]
-            low, high = np.array(ends).T + [[-0.5], [0.5]]
+            low, high = np.add(np.transpose(ends), [[-0.5], [0.5]])
             boxes[side] = (origin + low * spacing, (high - low) * spacing)
         return cls(boxes)
 
@@ -128,7 +129,7 @@ def read_people(folder: Path):
 
 @dataclass
 class Model:
-    """c ~ N(mean, cov) in the coefficients of the monomials (10 a fissure), points +- noise."""
+    """Mean and spread of the coefficients (10 a fissure), and the scale of the points' noise in box heights."""
 
     fissures: tuple[str, ...]
     mean: np.ndarray
@@ -147,18 +148,23 @@ class Model:
         return np.concatenate(rows), np.concatenate(heights)
 
     def posterior(self, a, z, noise=None, steps=5):
-        """Mean, covariance and weights of the points, by iteratively reweighted least squares."""
-        weight = np.ones(len(z))
+        """Mean, covariance, weights and squared misfits of the points, weight of the person.
+
+        By iteratively reweighted least squares.
+        """
+        weight, own = np.ones(len(z)), 1.0
         noise = self.noise if noise is None else noise
-        prior = np.linalg.inv(self.cov)
+        precision = np.linalg.inv(self.cov)
         nu = DEGREES_OF_FREEDOM
         for _ in range(steps):
-            aw = a.T * (weight / noise**2)
-            cov = np.linalg.inv(prior + aw @ a)
+            aw = a.T * (weight / noise**2 / REPEATS)
+            cov = np.linalg.inv(own * precision + aw @ a)
             mean = self.mean + cov @ (aw @ (z - a @ self.mean))
             scatter = (z - a @ mean) ** 2 + np.einsum("ij,jk,ik->i", a, cov, a)
             weight = (nu + 1) / (nu + scatter / noise**2)
-        return mean, cov, weight, scatter
+            off = mean - self.mean
+            own = (nu + len(off)) / (nu + off @ precision @ off + (precision * cov).sum())
+        return mean, cov, weight, scatter, own
 
 
 def fit(people, fissures, iterations=60) -> Model:
@@ -179,9 +185,10 @@ def fit(people, fissures, iterations=60) -> Model:
     for _ in range(iterations):
         fits = [model.posterior(a, z, steps=2) for a, z in data]
         means = np.array([f[0] for f in fits])
-        model.mean = means.mean(axis=0)
+        own = np.array([f[4] for f in fits])
+        model.mean = own @ means / own.sum()
         off = means - model.mean
-        spread = (off.T @ off + sum(f[1] for f in fits)) / len(fits)
+        spread = ((off.T * own) @ off + sum(f[4] * f[1] for f in fits)) / len(fits)
         model.cov = (1 - SHRINK) * spread + SHRINK * np.diag(spread.diagonal())
         model.noise = float(np.sqrt(sum((f[2] * f[3]).sum() for f in fits) / sum(len(z) for _, z in data)))
     return Model(fissures, change @ model.mean, change @ model.cov @ change.T, model.noise)
