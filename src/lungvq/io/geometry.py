@@ -315,12 +315,11 @@ def _shifted(values: NDArray[np.float32], start: float, size: int) -> NDArray[np
     """Rows ``start, start + 1, ...`` of an array, linear between its rows, -1024 beyond them."""
     whole = int(np.floor(start))
     share = np.float32(start - whole)
+    between = int(share > 0)
     result = np.full((size, values.shape[1]), _OUTSIDE_HU, np.float32)
     # The first and the last new row that lie between rows there are.
-    first, last = max(0, -whole), min(size, len(values) - whole - (share > 0))
+    first, last = max(0, -whole), min(size, len(values) - whole - between)
     if first < last:
-        lower = values[first + whole : last + whole]
-        result[first:last] = (
-            lower * (1 - share) + values[first + whole + 1 : last + whole + 1] * share if share else lower
-        )
+        result[first:last] = values[first + whole : last + whole] * (1 - share)
+        result[first:last] += values[first + whole + between : last + whole + between] * share
     return result

@@ -82,7 +82,7 @@ TAGS = {
 """What is read of a header: keyword and tag."""
 
 MAX_FRAMES = 5000
-MAX_INFLATED = 512 << 20
+MAX_INFLATED = 256 << 20
 MAX_TEXT, MAX_VALUES = 1024, 64
 
 _CT, _ENHANCED_CT, _LEGACY_CT = (f"1.2.840.10008.5.1.4.1.1.2{end}" for end in ("", ".1", ".2"))
