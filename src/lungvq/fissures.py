@@ -52,6 +52,10 @@ class Fissures(NamedTuple):
     horizontal: tuple[float, ...]
 
 
+# MEANS: the mean surfaces. LEFT_MODES, RIGHT_MODES: a row a mode, added to the coefficients of the left oblique,
+# or of the right oblique and then the horizontal fissure, for a person 1 sd from the mean. VALID: lowest and
+# highest x, then y, where at least 5 of the people have points. SPREAD: sd of height between people, RESIDUAL:
+# of a point from its person's cubic, both in box heights.
 # Written by tools/fit_fissures.py; do not edit by hand.
 # fmt: off
 MEANS = Fissures(
