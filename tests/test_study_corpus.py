@@ -24,6 +24,7 @@ from lungvq.volume import Volume
 
 STUDIES = 200
 ON_DISK = 20
+RANDOM_FOLDERS = 600
 SOFT, SHARP = "B35f", "B70f"
 
 NAMES = (
@@ -524,18 +525,20 @@ def test_the_corpus_has_two_hundred_studies_of_many_kinds():
     assert 0.2 < np.mean([not s.right for s in STUDY_LIST]) < 0.5
 
 
+def seen_once(series, infos, looks):
+    """What a look at the volume of a series showed, when it was looked at."""
+    seen = looks[next(name for name, base in infos.items() if base.files == series.files)]
+    if isinstance(seen, InputError):
+        raise InputError(str(seen))
+    return seen
+
+
 def test_the_right_pair_or_none(listed):
     infos, looks = listed
 
-    def look(series):
-        seen = looks[next(name for name, base in infos.items() if base.files == series.files)]
-        if isinstance(seen, InputError):
-            raise InputError(str(seen))
-        return seen
-
     outcomes, wrong, missed = [], [], []
     for study in STUDY_LIST:
-        found = survey_series(as_listed(study, infos), look=look)
+        found = survey_series(as_listed(study, infos), look=lambda s: seen_once(s, infos, looks))
         entries = [(e.series.uid, e.role) for e in found.entries]
         outcome = judge(study, *(number_in(study, entries, role) for role in ("inspiration", "expiration")))
         outcomes.append(outcome)
@@ -582,3 +585,87 @@ def test_the_same_from_files_by_the_command(volumes, tmp_path):
 @pytest.mark.integration
 def test_all_of_them_from_files_by_the_command(volumes, tmp_path):
     check_through_the_command(STUDY_LIST, volumes, tmp_path)
+
+
+# --- anything together ------------------------------------------------------------------------------------
+
+BREATH = {
+    "insp": "I", "insp sharp": "I", "insp again": "I", "enhanced insp": "I", "insp B": "I",
+    "exp": "E", "exp sharp": "E", "exp again": "E", "exp B": "E",
+}  # fmt: skip
+
+
+def any_series(rng, number):
+    """One series of whatever a folder may hold, and whatever its header may say."""
+
+    def draw(*values):
+        return values[rng.integers(len(values))]
+
+    shows = draw(
+        *BREATH, "insp", "exp", "insp", "exp", "middle", "small", "still", "prone insp", "no lungs", "heart"
+    )
+    i, e = draw(*NAMES)
+    own, other = (i, e) if BREATH.get(shows, "I") == "I" else (e, i)
+    header = tags(
+        draw(own, own, own, "", "Thorax", other, "EXPERT", "insp/exp", "INSP MPR", "CTPA", "Free breathing"),
+        draw("insp", "exp", "third"),
+        SHARP if "sharp" in shows else draw(SOFT, SOFT, "Br40", "LUNG", ""),
+        number,
+        SliceThickness=draw(1, 1, 5),
+        PatientPosition="HFP" if "prone" in shows else draw("HFS", "HFS", "FFS", ""),
+        ImageType=draw(
+            ["ORIGINAL", "PRIMARY", "AXIAL"], ["ORIGINAL", "PRIMARY"], ["DERIVED", "PRIMARY", "AXIAL"]
+        ),
+        ContrastBolusAgent=draw("", "", "", "none", "Iomeprol"),
+        ProtocolName=draw("ChestBreathHolds", "ChestBreathHolds", own, other),
+    )
+    if shows.endswith(" B") or rng.random() < 0.02:
+        header |= PATIENT_B
+    if rng.random() < 0.15:
+        header |= PRIOR
+    return Series(shows, "", header)
+
+
+def why_wrong(chosen, study, candidates):
+    """What forbids the chosen pair, judged by what the series truly are; empty where nothing does."""
+    one, two = chosen
+    if {s.shows for s in chosen} & {"enhanced insp", "no lungs", "heart", "scout", "coronal"}:
+        return "no plain whole chest"
+    for key, what in (("PatientID", "patient"), ("StudyInstanceUID", "study")):
+        if one.tags.get(key) != two.tags.get(key):
+            return f"two {what}s"
+    if ("prone" in one.shows) != ("prone" in two.shows):
+        return "two positions"
+    if any(
+        s.tags["ContrastBolusAgent"] == "Iomeprol" or "CTPA" in s.tags["SeriesDescription"] for s in chosen
+    ):
+        return "contrast"
+    ml = [candidates[id(s)] for s in chosen]
+    if ml[1] > 0.95 * ml[0]:
+        return "no breathing"
+    if "E" in (BREATH.get(one.shows),) or BREATH.get(two.shows) == "I":
+        return "the wrong way round"
+    if len({s.tags.get("PatientID") for s in study}) > 1:
+        return "another patient in the folder"
+    return ""
+
+
+def test_whatever_lies_together_no_wrong_pair(listed):
+    infos, looks = listed
+    rng = np.random.default_rng(11)
+    chosen_count, wrong = 0, []
+    for _ in range(RANDOM_FOLDERS):
+        study = [any_series(rng, n + 1) for n in range(rng.integers(1, 8))]
+        found = survey_series(as_listed(Study("", study), infos), look=lambda s: seen_once(s, infos, looks))
+        if found.pair is None:
+            continue
+        chosen_count += 1
+        uids = [c.series.uid for c in (found.pair.insp, found.pair.exp)]
+        pair = [study[int(uid.rsplit(".", 1)[1])] for uid in uids]
+        ml = {id(s): c.look.lung_ml for s, c in zip(pair, (found.pair.insp, found.pair.exp), strict=True)}
+        if why := why_wrong(pair, study, ml):
+            told = [(s.shows, s.tags["SeriesDescription"], s.tags["ProtocolName"]) for s in study]
+            wrong.append(f"{why}: {found.verdict}\nof {told}")
+    print(f"\nrandom folders: {RANDOM_FOLDERS}, a pair chosen in {chosen_count}, {len(wrong)} wrong")
+    assert not wrong, "\n\n".join(wrong[:10])
+    assert chosen_count > RANDOM_FOLDERS / 10

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lungvq.cli._shared import one_sentence
+from lungvq.cli._shared import listening, one_sentence
 
 
 @one_sentence
@@ -20,11 +20,15 @@ def inspect(
     Exits with 3 where no pair can be made of them.
     """
     import json
+    import sys
 
     from lungvq.cli._table import show_table
-    from lungvq.study import survey
 
-    found = survey(path)
+    with listening(quiet=not sys.stderr.isatty()) as progress:
+        progress.stage("reading headers")
+        from lungvq.study import survey
+
+        found = survey(path, progress=progress)
     if as_json:
         typer.echo(json.dumps([entry.to_dict() for entry in found.entries], indent=2))
     else:
