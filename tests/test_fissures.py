@@ -60,12 +60,12 @@ def test_modes_have_the_shape_their_fissures_need():
     ("name", "published"), [("left_oblique", 0.094), ("right_oblique", 0.067), ("horizontal", 0.059)]
 )
 def test_people_vary_as_published(people, name, published):
-    """Cutting the modes at 2 sd and refusing odd people narrows the spread, by no more than 40 %."""
+    """Refusing odd people and leaving out small modes narrows the spread, by no more than 30 %."""
     (x0, x1), (y0, y1) = VALID[name]
     x, y = np.meshgrid(np.linspace(x0, x1, 12)[2:-2], np.linspace(y0, y1, 12)[2:-2])
     heights = np.array([height(getattr(one, name), x, y) for one in people])
     spread = np.sqrt(heights.var(axis=0, ddof=1).mean())
-    assert 0.6 * published < spread < 1.15 * published
+    assert 0.7 * published < spread < 1.15 * published
     assert spread < 1.15 * SPREAD[name]
     off = heights.mean(axis=0) - height(getattr(MEANS, name), x, y)
     assert np.sqrt((off**2).mean()) < 0.02
@@ -134,6 +134,6 @@ def test_lobes_of_a_real_lung_cut_by_drawn_fissures_have_the_sizes_of_people(lun
     spread = np.array([2.4, 1.6, 2.6, 2.1, 2.4])
     percent = np.array([_lobar_percent(lung, one) for one in people])
     assert (np.abs(percent.mean(axis=0) - published) < [4.5, 3.8, 2, 1.5, 1.5]).all()
-    assert (percent.std(axis=0, ddof=1) > 0.5 * spread).all()
+    assert (percent.std(axis=0, ddof=1) > 0.7 * spread).all()
     assert (percent.std(axis=0, ddof=1) < 1.4 * spread).all()
     assert percent[:, 1].min() > 2
