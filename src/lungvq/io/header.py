@@ -61,8 +61,8 @@ TAGS = {
     "TemporalPositionIdentifier": 0x00200100,
     "ImageComments": 0x00204000,
     "NominalPercentageOfRespiratoryPhase": 0x00209245,
-    "StartingRespiratoryPhase": 0x00209246,
-    "EndingRespiratoryPhase": 0x00209247,
+    "StartingRespiratoryPhase": 0x00209247,
+    "EndingRespiratoryPhase": 0x00209249,
     "SamplesPerPixel": 0x00280002,
     "NumberOfFrames": 0x00280008,
     "Rows": 0x00280010,
@@ -210,7 +210,7 @@ _SHORTS = frozenset(
     SamplesPerPixel Rows Columns BitsAllocated BitsStored HighBit PixelRepresentation PixelPaddingValue
     """.split()  # noqa: SIM905
 )
-_DOUBLES = frozenset([TAGS["NominalPercentageOfRespiratoryPhase"]])
+_FLOATS = frozenset([TAGS["NominalPercentageOfRespiratoryPhase"]])
 _WHOLE_TEXT = frozenset([TAGS["ImageComments"]])
 
 
@@ -307,10 +307,10 @@ def _value(tag: int, vr: bytes | None, raw: bytes, codec: str) -> Any:
         if len(raw) != 2 or vr not in (b"US", b"SS", None):
             raise _Unusual
         return unpack("<h" if vr == b"SS" else "<H", raw)[0]
-    if tag in _DOUBLES:
-        if len(raw) != 8 or vr not in (b"FD", None):
+    if tag in _FLOATS:
+        if len(raw) != 4 or vr not in (b"FL", None):
             raise _Unusual
-        return unpack("<d", raw)[0]
+        return unpack("<f", raw)[0]
     text = raw.decode(codec)
     if tag in _REALS or tag in _INTEGERS:
         if vr not in (b"DS" if tag in _REALS else b"IS", None):
@@ -322,8 +322,8 @@ def _value(tag: int, vr: bytes | None, raw: bytes, codec: str) -> Any:
     if vr is not None and vr not in _TEXT:
         raise _Unusual
     parts = [text] if tag in _WHOLE_TEXT else text.split("\\")
-    parts = [part.rstrip("\0 ")[:MAX_TEXT] for part in parts]
-    return (parts[0] or None) if len(parts) == 1 else parts[:MAX_VALUES]
+    plain = [part.rstrip("\0 ")[:MAX_TEXT] or None for part in parts]
+    return plain[0] if len(plain) == 1 else plain[:MAX_VALUES]
 
 
 # --- with pydicom -----------------------------------------------------------------------------------------
