@@ -24,6 +24,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate
 
 from lungvq.errors import InputError, NetworkError, UsageError
 from lungvq.export.dicom import KINDS
+from lungvq.export.dicom.names import name_of_class
 from lungvq.export.folder import MANIFEST, verify
 from lungvq.progress import SILENT, Progress
 
@@ -31,7 +32,17 @@ if TYPE_CHECKING:
     from pynetdicom import AE
     from pynetdicom.association import Association
 
-__all__ = ["AUTHORIZATION", "Outcome", "Peer", "Sending", "Stored", "objects_of", "send", "stow"]
+__all__ = [
+    "AUTHORIZATION",
+    "Outcome",
+    "Peer",
+    "Sending",
+    "Stored",
+    "objects_of",
+    "proposed_contexts",
+    "send",
+    "stow",
+]
 
 AUTHORIZATION = "LUNGVQ_STOW_AUTHORIZATION"
 """Environment variable with the value of the HTTP Authorization header for STOW-RS: not for command lines."""
@@ -246,7 +257,7 @@ class _Transfer:
 
         _config.STORE_SEND_CHUNKED_DATASET = True  # the bytes of the file, unread
         entity = self.entity()
-        for sop_class, syntaxes in _contexts(self.left):
+        for sop_class, syntaxes in proposed_contexts(self.left):
             entity.add_requested_context(sop_class, syntaxes)
         association = self.connect(entity)
         if association is None:
@@ -300,7 +311,7 @@ class _Transfer:
 
     def _not_taken(self, item: Stored) -> None:
         """The peer does not know this kind of object."""
-        name = pydicom.uid.UID(item.sop_class).name
+        name = name_of_class(item.sop_class)
         if item.sop_class in OPTIONAL:
             self.notes.append(f"{item.path.name} was left out: {self.peer} does not take {name}")
         else:
@@ -399,7 +410,7 @@ class _Closing:
         self.server.shutdown()
 
 
-def _contexts(objects: Iterable[Stored]) -> list[tuple[str, list[str]]]:
+def proposed_contexts(objects: Iterable[Stored]) -> list[tuple[str, list[str]]]:
     """What to propose: for each SOP class its files' own transfer syntaxes, and uncompressed ones."""
     proposed: dict[tuple[str, tuple[str, ...]], None] = {}
     for item in objects:

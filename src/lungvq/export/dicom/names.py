@@ -7,6 +7,7 @@ from zlib import crc32
 
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
+from pydicom.uid import UID
 
 from lungvq.anatomy import LOBES, LUNG_OF_LOBE, LUNGS, PRM_CLASSES, VQ_CLASSES, ZONES
 
@@ -21,6 +22,7 @@ __all__ = [
     "Kind",
     "Quantity",
     "Site",
+    "name_of_class",
     "own",
     "short",
     "site_of",
@@ -35,6 +37,19 @@ SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
 COMPREHENSIVE_3D_SR = "1.2.840.10008.5.1.4.1.1.88.34"
 ENCAPSULATED_PDF = "1.2.840.10008.5.1.4.1.1.104.1"
+
+
+def name_of_class(uid: str) -> str:
+    """The name of a SOP class.
+
+    Examples
+    --------
+    >>> name_of_class(LABEL_MAP)
+    'Label Map Segmentation Storage'
+    """
+    return (
+        "Label Map Segmentation Storage" if uid == LABEL_MAP else UID(uid).name
+    )  # pydicom 3.0 has no name for it
 
 
 @dataclass(frozen=True)
@@ -154,6 +169,8 @@ _SHORTER = {
     "matched_defect": "matched",
     "dead_space": "dead",
     "emptying_emphysema": "emptying",
+    "emphysema": "emph",
+    "correlation": "corr",
     "equal_height_per_lung": "equal_height",
 }
 
