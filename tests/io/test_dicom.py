@@ -484,8 +484,11 @@ def test_damage_in_packed_pixels(tmp_path, syntax):
     file = sorted(folder.iterdir())[5]
     content = bytearray(file.read_bytes())
     content[-600:-100] = bytes(500)
+    if syntax != JPEG2000Lossless:  # its streams have neither checksums nor a fixed length
+        file.write_bytes(content)
+        refused(folder, f"{file.name} cannot be decoded")
     file.write_bytes(content[:-60])
-    refused(folder, f"{file.name} cannot be decoded")
+    refused(folder, f"{file.name} is cut short")
 
 
 def test_a_damaged_header_is_told(tmp_path):
