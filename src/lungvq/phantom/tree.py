@@ -337,14 +337,16 @@ class _Sprout:
         self._ends: list[Floats] = []
         self._lobe: list[Ints] = []
         self._parent: list[Ints] = []
+        self._last: list[Bools] = []
         self.names: dict[str, int] = {}
         self.count = 0
 
-    def add(self, start: Floats, stop: Floats, lobe: Ints, parent: Ints) -> Ints:
-        """Several branches; their indices."""
+    def add(self, start: Floats, stop: Floats, lobe: Ints, parent: Ints, last: Bools | None = None) -> Ints:
+        """Several branches; their indices. Those that are `last` end where they are meant to."""
         self._ends.append(np.stack([start, stop], axis=1))
         self._lobe.append(lobe)
         self._parent.append(parent)
+        self._last.append(np.zeros(len(lobe), bool) if last is None else last)
         self.count += len(lobe)
         return np.arange(self.count - len(lobe), self.count)
 
@@ -354,21 +356,31 @@ class _Sprout:
             self.names[name] = index
         return index
 
-    def done(self, radius: Callable[[Ints, Ints], Floats]) -> Tree:
-        """The tree, with the radii that `radius` gives for leaves and parents."""
+    def done(self, radius: Callable[[Ints, Ints], Floats], stumps: bool = False) -> Tree:
+        """The tree, with the radii that `radius` gives for leaves and parents.
+
+        With `stumps`, what is outside the lobes stays even where nothing came of it.
+        """
         if not self.count:
             none = np.zeros(0, np.int64)
             return Tree(np.zeros((0, 2, 3)), np.zeros(0), none, none, none, none)
-        ends, parent = np.concatenate(self._ends), np.concatenate(self._parent)
+        parent, lobe = np.concatenate(self._parent), np.concatenate(self._lobe)
+        # a branch that nothing came of is not part of the tree
+        keep = _upstream(np.concatenate(self._last).astype(np.int64), parent) > 0
+        if stumps:
+            keep |= lobe == 0
+        index = np.cumsum(keep) - 1
+        above = parent[keep]
+        parent = np.where(above >= 0, index[above], -1)
         generation, leaves = _count(parent)
         return Tree(
-            ends,
+            np.concatenate(self._ends)[keep],
             _taper(radius(leaves, parent), parent),
-            np.concatenate(self._lobe),
+            lobe[keep],
             parent,
             generation,
             leaves,
-            self.names,
+            {name: int(index[b]) for name, b in self.names.items() if keep[b]},
         )
 
 
@@ -423,7 +435,13 @@ class _Buds(NamedTuple):
 
 
 def _link(
-    sprout: _Sprout, space: _Space, start: Floats, stop: Floats, lobe: Ints, parent: Ints
+    sprout: _Sprout,
+    space: _Space,
+    start: Floats,
+    stop: Floats,
+    lobe: Ints,
+    parent: Ints,
+    last: Bools | None = None,
 ) -> tuple[Ints, Floats]:
     """Branches from `start` to `stop`, by way of another point where the straight line leaves the lobe.
 
@@ -439,7 +457,13 @@ def _link(
     above[astray] = sprout.add(start[astray], via, lobe[astray], parent[astray])
     begin[astray] = via
     straight[astray] = True
-    arrives[straight] = sprout.add(begin[straight], stop[straight], lobe[straight], above[straight])
+    arrives[straight] = sprout.add(
+        begin[straight],
+        stop[straight],
+        lobe[straight],
+        above[straight],
+        None if last is None else last[straight],
+    )
     return arrives, stop - begin
 
 
@@ -505,7 +529,7 @@ def _fill(
             many = count >= 12
             stop[many] = _keep_away(avoid, start[many], stop[many])
         stop[going] = space.with_room(stop[going], lobe[going])
-        arrives, toward = _link(sprout, space, start, stop, lobe, buds.parent[node])
+        arrives, toward = _link(sprout, space, start, stop, lobe, buds.parent[node], ~going)
         keep = going & (arrives >= 0)
         buds = _Buds(stop[keep], toward[keep], lobe[keep], arrives[keep])
         stays = keep[owner]
@@ -646,7 +670,7 @@ def _airways(space: _Space, seeds: Floats, hila: Floats, carina: Floats, rng: np
         diameter = np.interp(order, np.arange(len(AIRWAY_DIAMETER)), AIRWAY_DIAMETER)
         return diameter / 2 * np.exp(AIRWAY_SPREAD * rng.normal(size=len(leaves)).clip(-2, 2))
 
-    return sprout.done(radius)
+    return sprout.done(radius, stumps=True)
 
 
 def _stack(buds: list[tuple[Floats, Floats, int, int]]) -> _Buds:
