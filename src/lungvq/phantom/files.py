@@ -18,6 +18,7 @@ MAPS = (
     "perfusion",
     "mass_change",
     "vq_class",
+    "disease",
 )
 
 

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 
 from lungvq import anatomy
 from lungvq.errors import UsageError
 from lungvq.phantom import render
-from lungvq.phantom.cases import CASES
-from lungvq.phantom.motion import Motion, map_points, unmap_points
-from lungvq.phantom.subject import Subject, Tubes, at_inspiration, draw_subject, join
-from lungvq.phantom.tissue import composition_at
+from lungvq.phantom.cases import CASES, CaseSettings
+from lungvq.phantom.motion import Motion, map_points, scaled, unmap_points
+from lungvq.phantom.place import lobes_at
+from lungvq.phantom.scanner import expose
+from lungvq.phantom.subject import Samples, Subject, draw_subject, tissue_at
+from lungvq.phantom.tree import Tree
 from lungvq.progress import SILENT, Progress
 from lungvq.volume import Grid, Volume
 
 Floats = NDArray[np.float64]
 
 LANDMARKS = 300
+LANDMARK_RADIUS_MM = 0.8
 WALL_OF_RADIUS = 1.25  # outer radius of an airway over that of its lumen
-PSF_MM = 0.45  # sd of the scanner's blur
 LOW_VENTILATION = LOW_FLOW = 0.6  # of the mean: below, a voxel counts as having lost it
 
 
@@ -48,6 +50,9 @@ class Truth:
         g per mL of expiratory lung, inspiration minus expiration.
     vq_class : Volume
         1 normal, 2 dead space, 3 shunt, 4 matched defect; low means below 0.6 of the mean.
+    disease : Volume
+        1 emphysema, 2 air trapping, 3 territory of a blocked artery, 4 consolidation, 5 ground glass,
+        6 fibrosis, 7 patchy flow; 0 none of them, and outside the lungs.
     landmarks : ndarray, shape (N, 2, 3)
         Forks of vessels, expiration and inspiration, LPS mm.
     scalars : dict
@@ -62,6 +67,7 @@ class Truth:
     perfusion: Volume
     mass_change: Volume
     vq_class: Volume
+    disease: Volume
     landmarks: Floats
     scalars: dict[str, object]
 
@@ -72,10 +78,16 @@ class Phantom:
 
     case: str
     seed: int
+    settings: CaseSettings
     insp: Volume
     exp: Volume
     truth: Truth
-    motion: Motion
+    subject: Subject
+
+    @property
+    def motion(self) -> Motion:
+        """The breath, in closed form."""
+        return self.subject.motion
 
     def phi(self, points: NDArray) -> Floats:
         """Where points (N, 3) of the expiratory lung are at inspiration, LPS mm, in closed form."""
@@ -89,69 +101,83 @@ class Phantom:
         """Where points (N, 3) of the inspiratory lung are at expiration, LPS mm, to 1e-9 mm."""
         return unmap_points(self.motion, np.ascontiguousarray(points, float))
 
+    def at(self, share: float, points: NDArray) -> tuple[Floats, Floats]:
+        """Where points (N, 3) of expiration are after a part of the breath, and the expansion there."""
+        return map_points(scaled(self.motion, share), np.ascontiguousarray(points, float))
+
 
 def make_phantom(
-    case: str = "healthy",
+    case: str | CaseSettings = "healthy",
     *,
     seed: int = 0,
     spacing: float | Sequence[float] = 2.0,
+    matrix: tuple[int, int] | None = None,
     progress: Progress = SILENT,
 ) -> Phantom:
     """A pair of scans at inspiration and expiration with its truth.
 
     Parameters
     ----------
-    case : str
-        One of `CASES`.
+    case : str or CaseSettings
+        One of `CASES`, or settings of one's own.
     seed : int
-        Chooses the subject within the case: size, shape, fissures, motion, tissue, noise.
+        Chooses the person: size, shape, fissures, motion, tissue, noise. The same seed is the same person
+        in every case.
     spacing : float or three floats
         mm, for slices, rows and columns.
+    matrix : (int, int), optional
+        Rows and columns of the images; without it, as many as the body needs.
 
     Raises
     ------
     UsageError
-        If there is no such case, or the spacing is not positive.
+        If there is no such case, or the spacing is not that of a scan.
     """
-    if case not in CASES:
+    if isinstance(case, str) and case not in CASES:
         raise UsageError(f"there is no phantom called {case!r}: choose one of {', '.join(CASES)}")
-    step = tuple(np.broadcast_to(np.asarray(spacing, float), (3,)))
+    step = tuple(float(s) for s in np.broadcast_to(np.asarray(spacing, float), (3,)))
     if not all(0.3 <= s <= 10 for s in step):
         raise UsageError(f"the spacing of a phantom is 0.3 to 10 mm, got {spacing}")
-    settings = CASES[case]
-    rng = np.random.default_rng([seed, sorted(CASES).index(case)])
+    settings = CASES[case] if isinstance(case, str) else case
+    name = case if isinstance(case, str) else "custom"
     progress.stage("drawing a subject")
-    subject = draw_subject(settings, rng)
-    grid_exp, grid_insp = _grids(subject, step)
+    subject = draw_subject(settings, seed)
+    grid_exp, grid_insp = _grids(subject, step, matrix)
+    noise = [np.random.default_rng([seed, zlib.crc32(name.encode()), n]) for n in range(3)]
     progress.stage("rendering the expiratory scan")
     scan = _scan(subject, grid_exp, False)
-    exp = _expose(scan.hu, grid_exp, settings.noise_hu[1], settings.hu_offset[1], rng)
     lobes_exp, tubes_g = scan.lobes, scan.tubes_g
     measured = {"volume_exp_ml": scan.volume_ml, "mass_exp_g": scan.mass_g}
+    progress.stage("scanning at expiration")
+    exp = expose(scan.hu, grid_exp, settings.exp, noise[0])
     progress.stage("rendering the inspiratory scan")
     scan = _scan(subject, grid_insp, True, tubes_g)
-    insp = _expose(scan.hu, grid_insp, settings.noise_hu[0], settings.hu_offset[0], rng)
     lobes_insp = scan.lobes
     measured |= {"volume_insp_ml": scan.volume_ml, "mass_insp_g": scan.mass_g}
+    progress.stage("scanning at inspiration")
+    insp = expose(scan.hu, grid_insp, settings.insp, noise[1])
     del scan
     progress.stage("writing down the truth")
-    truth = _truth(subject, grid_exp, lobes_exp, Volume(lobes_insp, grid_insp.affine), measured, rng)
-    return Phantom(case, seed, insp, exp, truth, subject.motion)
+    truth = _truth(subject, grid_exp, lobes_exp, Volume(lobes_insp, grid_insp.affine), measured, noise[2])
+    truth.scalars["settings"] = asdict(settings)
+    return Phantom(name, seed, settings, insp, exp, truth, subject)
 
 
-def _grids(subject: Subject, step: tuple[float, ...]) -> tuple[Grid, Grid]:
+def _grids(subject: Subject, step: tuple[float, ...], matrix: tuple[int, int] | None) -> tuple[Grid, Grid]:
     c = subject.shape
     half_x, half_y = c.half_width + c.wall + c.fat, c.half_depth + c.wall + c.fat
-    moved = map_points(subject.motion, subject.samples)[0]
-    grow_x, grow_y = (
-        moved[:, 0].max() - subject.samples[:, 0].max(),
-        subject.samples[:, 1].min() - moved[:, 1].min(),
-    )
+    points = subject.samples.points
+    moved = map_points(subject.motion, points)[0]
+    grow_x, grow_y = moved[:, 0].max() - points[:, 0].max(), points[:, 1].min() - moved[:, 1].min()
     grids = []
-    for bottom, wide, deep in ((subject.samples[:, 2].min(), 0.0, 0.0), (moved[:, 2].min(), grow_x, grow_y)):
+    for bottom, wide, deep in ((points[:, 2].min(), 0.0, 0.0), (moved[:, 2].min(), grow_x, grow_y)):
         low = np.array([-half_x - wide - 12, -half_y - deep - 14, bottom - 34])
         high = np.array([half_x + wide + 12, half_y + 42, c.apex_z + 34])
         count = np.ceil((high - low) / step[::-1]).astype(int)
+        if matrix is not None:
+            middle = (low + high) / 2
+            count[:2] = matrix[::-1]
+            low[:2] = middle[:2] - (count[:2] - 1) / 2 * step[:0:-1]
         affine = np.zeros((4, 4))
         affine[2, 0], affine[1, 1], affine[0, 2] = step
         affine[:3, 3] = low
@@ -161,23 +187,41 @@ def _grids(subject: Subject, step: tuple[float, ...]) -> tuple[Grid, Grid]:
 
 
 class _Scan(NamedTuple):
-    """HU without blur and noise, lobe labels, and what the lungs and the tubes in them hold."""
+    """HU without blur and noise, lobe labels, and what the lungs and the tubes in each lobe hold."""
 
     hu: NDArray[np.float32]
     lobes: NDArray[np.uint8]
     mass_g: float
     volume_ml: float
-    tubes_g: float
+    tubes_g: Floats
 
 
-def _scan(subject: Subject, grid: Grid, breath_in: bool, tubes_g: float | None = None) -> _Scan:
-    """One breath-hold; `tubes_g` is what the tubes weighed at the other, to be kept."""
-    rho, cover = np.zeros(grid.shape, np.float32), np.zeros(grid.shape, np.float32)
+class Tubes(NamedTuple):
+    """What is drawn as one: ends (B, 2, 3) at expiration, radii (B,), the lobe each stays in (0: any)."""
+
+    ends: Floats
+    radius: Floats
+    lobe: NDArray[np.int64]
+
+
+def _join(*trees: tuple[Tree, float]) -> Tubes:
+    """All branches of several trees, each with a factor on its radii."""
+    return Tubes(
+        np.concatenate([tree.ends for tree, _ in trees]),
+        np.concatenate([tree.radius * factor for tree, factor in trees]),
+        np.concatenate([tree.lobe for tree, _ in trees]),
+    )
+
+
+def _scan(subject: Subject, grid: Grid, breath_in: bool, tubes_g: Floats | None = None) -> _Scan:
+    """One breath-hold; `tubes_g` is what the tubes of each lobe weighed at the other, to be kept."""
+    rho, cover = np.zeros(grid.shape, np.float32), np.zeros(grid.shape, np.uint16)
     body, lobes = np.full(grid.shape, -1000, np.int16), np.zeros(grid.shape, np.uint8)
     render.render_lungs(
         subject.shape,
         subject.motion,
         subject.tissue,
+        subject.territory,
         breath_in,
         grid.shape,
         grid.affine,
@@ -188,20 +232,23 @@ def _scan(subject: Subject, grid: Grid, breath_in: bool, tubes_g: float | None =
         lobes,
     )
     _add_couch(body, grid, subject)
-    walls = Tubes(subject.airways.ends, subject.airways.radius * WALL_OF_RADIUS, subject.airways.lobe)
-    solid = join([subject.vessels, walls])
-    lumen = _draw(subject.airways, np.ones(len(subject.airways.radius)), subject, grid, breath_in, lobes)
+    trees = subject.trees
+    solid = _join((trees.arteries, 1.0), (trees.veins, 1.0), (trees.airways, WALL_OF_RADIUS))
+    airways = _join((trees.airways, 1.0))
+    lumen = _draw(airways, np.ones(len(airways.radius)), subject, grid, breath_in, lobes)
     excess = _relative_excess(subject, solid) if breath_in else np.ones(len(solid.radius))
     dense = _draw(solid, excess, subject, grid, breath_in, lobes)
-    tubes = render.tube_mass(rho, cover, dense, lumen) * grid.voxel_ml
+    tubes = render.tube_mass(rho, cover, dense, lumen, lobes) * grid.voxel_ml
     if tubes_g is not None:
         # Forks and ends overlap otherwise than before the breath; a few percent of the radius makes up for it.
         for _ in range(3):
-            excess *= (tubes / tubes_g) if tubes_g > 0 else 1.0
+            factor = np.where(tubes_g > 1e-3, tubes / np.maximum(tubes_g, 1e-3), 1.0)
+            factor[0] = 1.0
+            excess *= factor[solid.lobe]
             dense = _draw(solid, excess, subject, grid, breath_in, lobes)
-            tubes = render.tube_mass(rho, cover, dense, lumen) * grid.voxel_ml
+            tubes = render.tube_mass(rho, cover, dense, lumen, lobes) * grid.voxel_ml
     mass, volume = render.mix(rho, cover, body, dense, lumen)
-    return _Scan(rho, lobes, float(mass * grid.voxel_ml), float(volume * grid.voxel_ml), float(tubes))
+    return _Scan(rho, lobes, float(mass * grid.voxel_ml), float(volume * grid.voxel_ml), tubes)
 
 
 def _draw(
@@ -210,21 +257,33 @@ def _draw(
     """Coverage by tubes on one grid."""
     ends, radius = tubes.ends, tubes.radius
     if breath_in:
-        ends, radius = at_inspiration(tubes, subject.motion, excess)
+        ends, radius = _at_inspiration(tubes, subject.motion, excess)
     out = np.zeros(grid.shape, np.uint16)
     start, stop = np.ascontiguousarray(ends[:, 0]), np.ascontiguousarray(ends[:, 1])
     render.draw_tubes(start, stop, radius, radius, tubes.lobe, lobes, grid.affine, out)
     return out
 
 
+def _at_inspiration(tubes: Tubes, motion: Motion, excess: Floats) -> tuple[Floats, Floats]:
+    """Where branches are after the breath, and how thick: each keeps its mass above what surrounds it.
+
+    `excess` (B,) is the density above the surroundings at inspiration, relative to expiration.
+    """
+    ends = map_points(motion, tubes.ends.reshape(-1, 3))[0].reshape(-1, 2, 3)
+    before = np.linalg.norm(np.diff(tubes.ends, axis=1)[:, 0], axis=1)
+    after = np.linalg.norm(np.diff(ends, axis=1)[:, 0], axis=1)
+    return ends, tubes.radius * np.sqrt(np.maximum(before, 1e-6) / np.maximum(after, 1e-6) / excess)
+
+
 def _relative_excess(subject: Subject, tubes: Tubes) -> Floats:
     """Density of blood above the parenchyma around it, at inspiration over expiration."""
-    middle = tubes.ends.mean(axis=1)
-    parts = composition_at(subject.tissue, middle)
-    jac = map_points(subject.motion, middle)[1]
+    middle = np.ascontiguousarray(tubes.ends.mean(axis=1))
+    labels, depth, fissure, jac = lobes_at(subject.shape, subject.motion, middle)
+    parts = tissue_at(subject.tissue, subject.territory, Samples(middle, labels, depth, fissure, jac))
     before = parts[:, 0] + parts[:, 1]
     after = (before + parts[:, 2]) / jac
-    return (render.DENSE - after) / (render.DENSE - before)
+    excess = (render.DENSE - after) / np.maximum(render.DENSE - before, 0.05)
+    return np.where(labels > 0, np.clip(excess, 0.5, 3.0), 1.0)
 
 
 def _add_couch(body: NDArray[np.int16], grid: Grid, subject: Subject) -> None:
@@ -241,20 +300,6 @@ def _add_couch(body: NDArray[np.int16], grid: Grid, subject: Subject) -> None:
     np.copyto(body, np.int16(-250), where=air & skin[None])
 
 
-def _expose(
-    hu: NDArray[np.float32], grid: Grid, noise: float, offset: float, rng: np.random.Generator
-) -> Volume:
-    """Blur, correlated noise, offset and rounding of a scanner."""
-    step = np.array(grid.spacing)
-    gaussian_filter(hu, PSF_MM / step, output=hu)
-    grain = rng.standard_normal(grid.shape, dtype=np.float32)
-    gaussian_filter(grain, 0.6 / step, output=grain)
-    grain *= noise * np.sqrt(1.5 / np.prod(step) ** (1 / 3)) / grain[::3].std()
-    hu += grain
-    hu += offset
-    return Volume(np.clip(np.rint(hu), -1024, 3071).astype(np.int16), grid.affine)
-
-
 def _truth(
     subject: Subject,
     grid: Grid,
@@ -265,10 +310,12 @@ def _truth(
 ) -> Truth:
     displacement = np.empty((*grid.shape, 3), np.float32)
     jacobian, ventilation, flow, change = (np.empty(grid.shape, np.float32) for _ in range(4))
+    disease = np.zeros(grid.shape, np.uint8)
     render.render_truth(
         subject.shape,
         subject.motion,
         subject.tissue,
+        subject.territory,
         grid.shape,
         grid.affine,
         lobes,
@@ -277,9 +324,9 @@ def _truth(
         ventilation,
         flow,
         change,
+        disease,
     )
     inside = lobes > 0
-    flow /= flow[inside].mean(dtype=float)
     v_low = ventilation < LOW_VENTILATION * ventilation[inside].mean(dtype=float)
     q_low = flow < LOW_FLOW
     kind = np.where(inside, 1 + q_low + 2 * v_low, 0).astype(np.uint8)
@@ -296,6 +343,13 @@ def _truth(
         for name, label in anatomy.LOBES.items()
     }
 
+    scalars["fissure_completeness"] = subject.completeness
+    scalars["blocked_branches"] = list(subject.blocked)
+    tissue = subject.tissue
+    scalars["knobs"] = {
+        name: float(getattr(tissue, name)) for name in ("follow", "beta", "gamma", "flip", "hypoxic")
+    }
+
     def volume(array: NDArray) -> Volume:
         return Volume(array, grid.affine)
 
@@ -308,6 +362,7 @@ def _truth(
         volume(flow),
         volume(change),
         volume(kind),
+        volume(disease),
         _landmarks(subject, rng),
         scalars,
     )
@@ -315,7 +370,10 @@ def _truth(
 
 def _landmarks(subject: Subject, rng: np.random.Generator) -> Floats:
     """Forks of vessels thick enough to see, at both breath-holds."""
-    seen = np.flatnonzero(subject.vessels.radius > 0.8)
-    chosen = rng.choice(seen, min(LANDMARKS, seen.size), replace=False)
-    exp = np.ascontiguousarray(subject.vessels.ends[np.sort(chosen), 1])
+    forks = []
+    for tree in (subject.trees.arteries, subject.trees.veins):
+        forks.append(tree.ends[(tree.radius > LANDMARK_RADIUS_MM) & ~tree.is_leaf & (tree.lobe > 0), 1])
+    points = np.concatenate(forks)
+    chosen = rng.choice(len(points), min(LANDMARKS, len(points)), replace=False)
+    exp = np.ascontiguousarray(points[np.sort(chosen)])
     return np.stack([exp, map_points(subject.motion, exp)[0]], axis=1)

@@ -1,9 +1,10 @@
 """The breath: a map from expiration to inspiration in closed form, with its exact gradient.
 
-``phi = stretch o ripple``. The ripple adds plane waves (a smooth random field with a known correlation
-length) and bumps that hold back the expansion around points (air trapping); the stretch lowers the
-diaphragm, more at the back than at the front, and widens the chest. Every part has its gradient written
-out, so `J = det grad phi` follows from the chain rule and is never a difference of a stored field.
+``phi = slide o stretch o ripple``. The ripple adds plane waves (smooth random fields with known correlation
+lengths) and bumps that hold back the expansion around points (air trapping); the stretch lowers the
+diaphragm, more at the back than at the front, and widens the chest; the slide moves lobes along their
+fissures. Every part has its gradient written out, so `J = det grad phi` follows from the chain rule and is
+never a difference of a stored field.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from lungvq.phantom.lobes import lobe_of, slide, unslide
+
 SIDE_BLEND_MM = 12.0  # the two lungs move by their own settings; between them, in the mediastinum, a tanh
 ONSET = 0.05  # of the widening, as a squared share of the lung height below the apex
 
@@ -23,10 +26,33 @@ Floats = NDArray[np.float64]
 
 
 class Motion(NamedTuple):
-    """Settings of the map. Pairs are (right, left); lengths in mm, LPS.
+    """Settings of the map. Pairs are (right, left), triples (right oblique, left oblique, horizontal fissure);
+    lengths in mm, LPS.
 
-    `depth` is the descent at the base in front, `depth_back` what the back adds to it; `widen` and `deepen`
-    are the lateral and the front-back growth (shares of the size), fixed at the midline and at `back_y`.
+    Parameters
+    ----------
+    depth, depth_back : ndarray, shape (2,)
+        Descent at the base in front, and what the back adds to it.
+    widen, deepen : ndarray, shape (2,)
+        Lateral and front-back growth, shares of the size, fixed at the midline and at `back_y`.
+    wave_k, wave_phase, wave_amp, bump_at, bump_sigma, bump_gain : ndarray
+        The ripple: waves, and balls that expand less by a share `bump_gain` of each length.
+    low, high : ndarray, shape (2, 3)
+        Boxes of the stretched lungs.
+    surface : ndarray, shape (3, 10)
+        Fissures: height as a share of the box, a cubic in its two other coordinates (:mod:`lungvq.fissures`).
+    x_range, y_range : ndarray, shape (3, 2)
+        Shares of the box; beyond, a fissure goes on as it is there.
+    gap : ndarray, shape (3,)
+        Where `lobes.absence` exceeds it, a fissure is missing.
+    gap_k, gap_phase : ndarray, shape (3, 2) and (3,)
+        Make the edge of the missing part uneven.
+    slide : ndarray, shape (3,)
+        How far, front to back, the lobe below an oblique and above the horizontal fissure slides.
+    airless : int
+        Label of a lobe without air, which does not count as lung; 0 for none.
+    visible : bool
+        Whether fissures show in scans.
     """
 
     apex_z: float
@@ -44,6 +70,17 @@ class Motion(NamedTuple):
     bump_at: Floats
     bump_sigma: Floats
     bump_gain: Floats
+    low: Floats
+    high: Floats
+    surface: Floats
+    x_range: Floats
+    y_range: Floats
+    gap: Floats
+    gap_k: Floats
+    gap_phase: Floats
+    slide: Floats
+    airless: int
+    visible: bool
 
 
 @numba.njit(cache=True)
@@ -122,8 +159,8 @@ def ripple(m, x, y, z, grad):
 
 
 @numba.njit(cache=True)
-def forward(m, x, y, z, grad, work):
-    """``phi`` of a point; its gradient goes into `grad`. `work` is scratch, shape (2, 3, 3)."""
+def without_slide(m, x, y, z, grad, work):
+    """Stretch after ripple; the gradient goes into `grad`. `work` is scratch, shape (2, 3, 3)."""
     a, b, c = ripple(m, x, y, z, work[0])
     a, b, c = stretch(m, a, b, c, work[1])
     for i in range(3):
@@ -132,6 +169,17 @@ def forward(m, x, y, z, grad, work):
                 work[1, i, 0] * work[0, 0, j] + work[1, i, 1] * work[0, 1, j] + work[1, i, 2] * work[0, 2, j]
             )
     return a, b, c
+
+
+@numba.njit(cache=True)
+def forward(m, x, y, z, grad, work):
+    """``phi`` of a point and `J` there; its lobe as if inside a lung, distance to its fissure, which that is;
+    and the point before sliding (x, y). `grad` (3, 3) and `work` (2, 3, 3) are scratch.
+    """
+    a, b, c = without_slide(m, x, y, z, grad, work)
+    label, near, which = lobe_of(m, 1 if a > m.middle_x else 0, a, b, c)
+    p, q, r, extra = slide(m, label, a, b, c)
+    return p, q, r, det(grad) * extra, label, near, which, a, b
 
 
 @numba.njit(cache=True)
@@ -185,9 +233,16 @@ def unstretch(m, x, y, z, gx, gy, gz, grad):
 
 @numba.njit(cache=True)
 def backward(m, x, y, z, gx, gy, gz, tolerance, grad, work):
-    """``phi^-1`` of a point, by Newton's method from a guess; `grad` is left at that of ``phi`` there."""
+    """``phi^-1`` of a point by Newton's method from a guess, and the rest of what `forward` gives there.
+
+    The lobe can be told before the way back is known: sliding leaves fissures where they are.
+    """
+    side = 1 if x > m.middle_x else 0
+    label, near, which = lobe_of(m, side, x, y, z)
+    x, y, z, extra = unslide(m, label, x, y, z)
+    near = lobe_of(m, side, x, y, z)[1]
     for _ in range(50):
-        a, b, c = forward(m, gx, gy, gz, grad, work)
+        a, b, c = without_slide(m, gx, gy, gz, grad, work)
         ex, ey, ez = x - a, y - b, z - c
         if abs(ex) + abs(ey) + abs(ez) < tolerance:
             break
@@ -195,7 +250,7 @@ def backward(m, x, y, z, gx, gy, gz, tolerance, grad, work):
         length = np.sqrt(dx * dx + dy * dy + dz * dz)
         f = min(1.0, 15.0 / max(length, 1e-9))  # a short leash keeps Newton in its basin
         gx, gy, gz = gx + f * dx, gy + f * dy, gz + f * dz
-    return gx, gy, gz
+    return gx, gy, gz, det(grad) * extra, label, near, which, x, y
 
 
 @numba.njit(parallel=True, cache=True)
@@ -205,8 +260,8 @@ def map_points(m, points):
     jac = np.empty(points.shape[0])
     for n in numba.prange(points.shape[0]):
         grad, work = np.empty((3, 3)), np.empty((2, 3, 3))
-        out[n, 0], out[n, 1], out[n, 2] = forward(m, points[n, 0], points[n, 1], points[n, 2], grad, work)
-        jac[n] = det(grad)
+        found = forward(m, points[n, 0], points[n, 1], points[n, 2], grad, work)
+        out[n, 0], out[n, 1], out[n, 2], jac[n] = found[0], found[1], found[2], found[3]
     return out, jac
 
 
@@ -218,7 +273,8 @@ def unmap_points(m, points):
         grad, work = np.empty((3, 3)), np.empty((2, 3, 3))
         x, y, z = points[n, 0], points[n, 1], points[n, 2]
         gx, gy, gz = unstretch(m, x, y, z, x, y, z, grad)
-        out[n, 0], out[n, 1], out[n, 2] = backward(m, x, y, z, gx, gy, gz, 1e-9, grad, work)
+        found = backward(m, x, y, z, gx, gy, gz, 1e-9, grad, work)
+        out[n, 0], out[n, 1], out[n, 2] = found[0], found[1], found[2]
     return out
 
 
@@ -230,6 +286,25 @@ def stretch_points(m, points):
         grad = np.empty((3, 3))
         out[n, 0], out[n, 1], out[n, 2] = stretch(m, points[n, 0], points[n, 1], points[n, 2], grad)
     return out
+
+
+def scaled(motion: Motion, share: float) -> Motion:
+    """The same breath taken only in part, without sliding: for scans at another volume.
+
+    Parameters
+    ----------
+    share : float
+        0 leaves everything at expiration, 1 is the whole breath.
+    """
+    return motion._replace(
+        depth=motion.depth * share,
+        depth_back=motion.depth_back * share,
+        widen=motion.widen * share,
+        deepen=motion.deepen * share,
+        wave_amp=motion.wave_amp * share,
+        bump_gain=motion.bump_gain * share,
+        slide=np.zeros(3),
+    )
 
 
 def random_waves(rng: np.random.Generator, count: int, length: float) -> tuple[Floats, Floats]:

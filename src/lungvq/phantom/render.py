@@ -5,19 +5,30 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from lungvq.phantom.lobes import lobe
-from lungvq.phantom.motion import backward, det, forward, unstretch
-from lungvq.phantom.shape import body_hu, cage, lung, outline
+from lungvq.phantom.lobes import absence
+from lungvq.phantom.motion import backward, forward, unstretch
+from lungvq.phantom.place import aerated
+from lungvq.phantom.shape import body_hu, cage, outline
 from lungvq.phantom.tissue import composition
 
-FISSURE_MM = 0.8  # thickness, in the stretched lung
-FISSURE_EXCESS = 0.8  # g/mL above the parenchyma around it, at expiration
+FISSURE_MM = 0.5  # thickness, in the stretched lung
+FISSURE_EXCESS = 0.9  # g/mL above the parenchyma around it, at expiration
+AIRLESS_HU = 38.0
 DENSE = 1.04  # g/mL on the CT scale: blood and tissue, 40 HU
 FULL = 65535.0  # coverage 1 in uint16
+SLABS = 16  # independent parts of a volume that tubes are drawn into
+
+
+@numba.njit(cache=True)
+def _plate(m, near, which, x, y, width):
+    """Mean density that a fissure adds to a voxel of `width` mm, g/mL at expiration."""
+    if not m.visible or near > 0.5 * (FISSURE_MM + width) or absence(m, which, x, y) > m.gap[which]:
+        return 0.0
+    return min(FISSURE_MM, 0.5 * (FISSURE_MM + width) - near) / width * FISSURE_EXCESS
 
 
 @numba.njit(parallel=True, cache=True)
-def render_lungs(c, m, t, breath_in, shape, affine, ribs_rise, rho, cover, body, lobes):
+def render_lungs(c, m, t, w, breath_in, shape, affine, ribs_rise, rho, cover, body, lobes):
     """Parenchyma density, lung coverage, HU of what is not lung, and lobe labels on one grid.
 
     Parameters
@@ -28,6 +39,7 @@ def render_lungs(c, m, t, breath_in, shape, affine, ribs_rise, rho, cover, body,
         Of a grid in canonical order, axes along the body.
     ribs_rise : float
         How far the chest wall goes up between the scans, mm.
+    c, m, t, w : Shape, Motion, Tissue, Territory
     rho, cover, body, lobes : ndarrays of `shape`
         Filled in.
     """
@@ -49,30 +61,36 @@ def render_lungs(c, m, t, breath_in, shape, affine, ribs_rise, rho, cover, body,
                         continue
                     wx, wy, wz = unstretch(m, x, y, z, wx + hx, wy, wz, grad)
                     px, py, pz, rz = wx, wy, wz, z - ribs_rise
-                lx, ly, lz, jac = px, py, pz, 1.0
-                side = 1 if px > c.midline else 0
-                d = lung(c, side, px, py, pz)
-                if d < 15.0 and breath_in:
-                    lx, ly, lz = backward(m, x, y, z, px + ox, py + oy, pz + oz, 1e-3, grad, work)
-                    ox, oy, oz = lx - px, ly - py, lz - pz
-                    jac = det(grad)
-                    side = 1 if lx > c.midline else 0
-                    d = lung(c, side, lx, ly, lz)
-                share = min(1.0, max(0.0, 0.5 - d * jac ** (1 / 3) / h))
+                lx, ly, lz, jac, label, near, which, qx, qy = px, py, pz, 1.0, 0, 1e3, 0, 0.0, 0.0
+                d, whole = aerated(c, m, px, py, pz, grad)
+                if d < 15.0:
+                    if breath_in:
+                        found = backward(m, x, y, z, px + ox, py + oy, pz + oz, 1e-3, grad, work)
+                        lx, ly, lz = found[0], found[1], found[2]
+                        ox, oy, oz = lx - px, ly - py, lz - pz
+                        jac, label, near, which, qx, qy = found[3:9]
+                        d, whole = aerated(c, m, lx, ly, lz, grad)
+                        d *= jac ** (1 / 3)
+                    elif d < h:
+                        jac, label, near, which, qx, qy = forward(m, x, y, z, grad, work)[3:9]
+                share = min(1.0, max(0.0, 0.5 - d / h))
                 if share > 0:
-                    label, fissure = lobe(c, m, side, lx, ly, lz, grad)
-                    dry, blood, gained, _ = composition(t, lx, ly, lz)
-                    plate = max(0.0, min(FISSURE_MM, 0.5 * (FISSURE_MM + h) - fissure)) / h
-                    mass = dry + blood + plate * FISSURE_EXCESS
-                    rho[k, j, i] = (mass + gained) / jac if breath_in else mass
-                    cover[k, j, i] = share
-                    if share >= 0.5:
+                    dry, blood, gained, _, _ = composition(t, w, lx, ly, lz, label, -d, jac)
+                    if breath_in:
+                        rho[k, j, i] = (dry + blood + gained + _plate(m, near, which, qx, qy, h)) / jac
+                    else:
+                        rho[k, j, i] = dry + blood + _plate(m, near, which, qx, qy, h * jac ** (1 / 3))
+                    cover[k, j, i] = np.uint16(FULL * share)
+                    if d <= 0:
                         lobes[k, j, i] = label
                 if share < 1.0:
-                    body[k, j, i] = body_hu(c, cage(c, px, py, rz), px, py, rz, px, py, pz)
+                    if whole < 0 and d > 0:
+                        body[k, j, i] = AIRLESS_HU
+                    else:
+                        body[k, j, i] = body_hu(c, cage(c, px, py, rz), px, py, rz, px, py, pz)
 
 
-@numba.njit(cache=True)
+@numba.njit(parallel=True, cache=True)
 def draw_tubes(start, stop, r_start, r_stop, lobe_of, lobes, affine, out):
     """Coverage by tubes, the larger where two meet; a tube of a lobe stays inside it.
 
@@ -81,38 +99,41 @@ def draw_tubes(start, stop, r_start, r_stop, lobe_of, lobes, affine, out):
     """
     step = np.array([affine[2, 0], affine[1, 1], affine[0, 2]])
     h = (step[0] * step[1] * step[2]) ** (1 / 3)
-    for n in range(start.shape[0]):
-        reach = max(r_start[n], r_stop[n]) + 0.5 * h
+    for slab in numba.prange(SLABS):
+        first, last = slab * out.shape[0] // SLABS, (slab + 1) * out.shape[0] // SLABS - 1
         low, high = np.empty(3, np.int64), np.empty(3, np.int64)
-        for a in range(3):
-            b = 2 - a
-            lo = min(start[n, b], stop[n, b]) - reach - affine[b, 3]
-            hi = max(start[n, b], stop[n, b]) + reach - affine[b, 3]
-            low[a] = max(0, int(np.ceil(lo / step[a])))
-            high[a] = min(out.shape[a] - 1, int(np.floor(hi / step[a])))
-        ax, ay, az = start[n, 0], start[n, 1], start[n, 2]
-        bx, by, bz = stop[n, 0] - ax, stop[n, 1] - ay, stop[n, 2] - az
-        length2 = bx * bx + by * by + bz * bz + 1e-12
-        for k in range(low[0], high[0] + 1):
-            z = affine[2, 3] + step[0] * k - az
-            for j in range(low[1], high[1] + 1):
-                y = affine[1, 3] + step[1] * j - ay
-                for i in range(low[2], high[2] + 1):
-                    if lobe_of[n] > 0 and lobes[k, j, i] != lobe_of[n]:
-                        continue
-                    x = affine[0, 3] + step[2] * i - ax
-                    s = min(1.0, max(0.0, (x * bx + y * by + z * bz) / length2))
-                    d = np.sqrt((x - s * bx) ** 2 + (y - s * by) ** 2 + (z - s * bz) ** 2)
-                    r = (1 - s) * r_start[n] + s * r_stop[n]
-                    if d >= r + 0.5 * h:
-                        continue
-                    ramp = min(1.0, 0.5 + (r - d) / h)
-                    if r >= 0.5 * h:
-                        area = np.pi * (r * r + h * h / 12)
-                    else:
-                        area = np.pi / 3 * (r + 0.5 * h) ** 3 / h
-                    value = np.uint16(FULL * min(1.0, ramp * np.pi * r * r / area))
-                    out[k, j, i] = max(out[k, j, i], value)
+        for n in range(start.shape[0]):
+            reach = max(r_start[n], r_stop[n]) + 0.5 * h
+            for a in range(3):
+                b = 2 - a
+                lo = min(start[n, b], stop[n, b]) - reach - affine[b, 3]
+                hi = max(start[n, b], stop[n, b]) + reach - affine[b, 3]
+                low[a] = max(0, int(np.ceil(lo / step[a])))
+                high[a] = min(out.shape[a] - 1, int(np.floor(hi / step[a])))
+            low[0], high[0] = max(low[0], first), min(high[0], last)
+            ax, ay, az = start[n, 0], start[n, 1], start[n, 2]
+            bx, by, bz = stop[n, 0] - ax, stop[n, 1] - ay, stop[n, 2] - az
+            length2 = bx * bx + by * by + bz * bz + 1e-12
+            for k in range(low[0], high[0] + 1):
+                z = affine[2, 3] + step[0] * k - az
+                for j in range(low[1], high[1] + 1):
+                    y = affine[1, 3] + step[1] * j - ay
+                    for i in range(low[2], high[2] + 1):
+                        if lobe_of[n] > 0 and lobes[k, j, i] != lobe_of[n]:
+                            continue
+                        x = affine[0, 3] + step[2] * i - ax
+                        s = min(1.0, max(0.0, (x * bx + y * by + z * bz) / length2))
+                        d = np.sqrt((x - s * bx) ** 2 + (y - s * by) ** 2 + (z - s * bz) ** 2)
+                        r = (1 - s) * r_start[n] + s * r_stop[n]
+                        if d >= r + 0.5 * h:
+                            continue
+                        ramp = min(1.0, 0.5 + (r - d) / h)
+                        if r >= 0.5 * h:
+                            area = np.pi * (r * r + h * h / 12)
+                        else:
+                            area = np.pi / 3 * (r + 0.5 * h) ** 3 / h
+                        value = np.uint16(FULL * min(1.0, ramp * np.pi * r * r / area))
+                        out[k, j, i] = max(out[k, j, i], value)
 
 
 @numba.njit(inline="always")
@@ -122,15 +143,17 @@ def _with_tubes(own, dense, lumen):
 
 
 @numba.njit(parallel=True, cache=True)
-def tube_mass(rho, cover, dense, lumen):
-    """What vessels and airways add to the mass of the lungs, in (g/mL) x voxels."""
-    mass = np.zeros(rho.shape[0])
+def tube_mass(rho, cover, dense, lumen, lobes):
+    """What vessels and airways add to the mass of each lobe, in (g/mL) x voxels: shape (6,); 0 for the edges."""
+    mass = np.zeros((rho.shape[0], 6))
     for k in numba.prange(rho.shape[0]):
         for j in range(rho.shape[1]):
             for i in range(rho.shape[2]):
-                own = rho[k, j, i]
-                mass[k] += cover[k, j, i] * (_with_tubes(own, dense[k, j, i], lumen[k, j, i]) - own)
-    return mass.sum()
+                if cover[k, j, i]:
+                    own = rho[k, j, i]
+                    added = _with_tubes(own, dense[k, j, i], lumen[k, j, i]) - own
+                    mass[k, lobes[k, j, i]] += cover[k, j, i] / FULL * added
+    return mass.sum(axis=0)
 
 
 @numba.njit(parallel=True, cache=True)
@@ -143,7 +166,7 @@ def mix(rho, cover, body, dense, lumen):
     for k in numba.prange(rho.shape[0]):
         for j in range(rho.shape[1]):
             for i in range(rho.shape[2]):
-                share = cover[k, j, i]
+                share = cover[k, j, i] / FULL
                 own = _with_tubes(rho[k, j, i], dense[k, j, i], lumen[k, j, i])
                 mass[k] += share * own
                 volume[k] += share
@@ -153,8 +176,8 @@ def mix(rho, cover, body, dense, lumen):
 
 
 @numba.njit(parallel=True, cache=True)
-def render_truth(c, m, t, shape, affine, lobes, displacement, jacobian, ventilation, flow, change):
-    """Truth on the expiratory grid: displacement in mm, J, air gained (mL/mL), flow, mass gained (g/mL)."""
+def render_truth(c, m, t, w, shape, affine, lobes, displacement, jacobian, ventilation, flow, change, disease):
+    """Truth on the expiratory grid: displacement in mm, J, air gained (mL/mL), flow, mass gained (g/mL), kind."""
     for k in numba.prange(shape[0]):
         grad, work = np.empty((3, 3)), np.empty((2, 3, 3))
         z = affine[2, 3] + affine[2, 0] * k
@@ -162,17 +185,18 @@ def render_truth(c, m, t, shape, affine, lobes, displacement, jacobian, ventilat
             y = affine[1, 3] + affine[1, 1] * j
             for i in range(shape[2]):
                 x = affine[0, 3] + affine[0, 2] * i
-                a, b, c_ = forward(m, x, y, z, grad, work)
+                a, b, c_, jac, label = forward(m, x, y, z, grad, work)[:5]
                 displacement[k, j, i, 0] = a - x
                 displacement[k, j, i, 1] = b - y
                 displacement[k, j, i, 2] = c_ - z
                 if lobes[k, j, i]:
-                    jac = det(grad)
-                    _, _, gained, q = composition(t, x, y, z)
+                    depth = -aerated(c, m, x, y, z, grad)[0]
+                    _, _, gained, q, kind = composition(t, w, x, y, z, label, depth, jac)
                     jacobian[k, j, i] = jac
                     ventilation[k, j, i] = jac - 1 - gained  # tissue and blood counted as water
                     flow[k, j, i] = q
                     change[k, j, i] = gained
+                    disease[k, j, i] = kind
                 else:
                     jacobian[k, j, i] = np.nan
                     ventilation[k, j, i] = np.nan

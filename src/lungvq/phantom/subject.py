@@ -1,4 +1,8 @@
-"""Drawing one subject: anatomy, breath and tissue from a case and a seed."""
+"""Drawing one subject: anatomy, breath, tissue and disease from settings and a seed.
+
+Each part draws from its own stream of random numbers, so that turning one knob leaves the others alone, and
+the same seed is the same person whatever the disease.
+"""
 
 from __future__ import annotations
 
@@ -8,40 +12,45 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lungvq.phantom.cases import CaseSettings
-from lungvq.phantom.chest import draw_shape, vary
-from lungvq.phantom.lobes import lobes_at
+from lungvq import anatomy
+from lungvq.fissures import VALID, sample_fissures
+from lungvq.phantom import tissue as kinds
+from lungvq.phantom.cases import CaseSettings, Disease, Physiology
+from lungvq.phantom.chest import draw_shape
+from lungvq.phantom.lobes import HORIZONTAL, LEFT_OBLIQUE
 from lungvq.phantom.motion import Motion, map_points, random_waves, stretch_points
+from lungvq.phantom.place import gaps_at, lobes_at
 from lungvq.phantom.shape import Shape
+from lungvq.phantom.territory import Territory, choose_emboli
 from lungvq.phantom.tissue import Tissue, composition_at
-from lungvq.phantom.tree import fill, grow
+from lungvq.phantom.tree import Trees, grow_trees
 
 Floats = NDArray[np.float64]
+Labels = NDArray[np.uint8]
 
-WAVES = 20
+COARSE_WAVES, FINE_WAVES, FLOW_WAVES, DENSE_WAVES = 14, 18, 10, 16
+COARSE_MM, FINE_MM = (16.0, 25.0), (8.0, 15.0)  # correlation lengths
 SAMPLE_MM = 4.0
-VESSEL_STEP_MM = 8.0
-AIRWAY_STEP_MM = 20.0
-VESSEL_END_MM, VESSEL_POWER = 0.40, 0.33  # radius of the last branch; of one with n ends: times n^power
-AIRWAY_END_MM, AIRWAY_POWER = 0.75, 0.30
+LOBE_RANGES = {"RUL": (0.118, 0.227), "RML": (0.066, 0.138), "RLL": (0.223, 0.34),
+               "LUL": (0.181, 0.266), "LLL": (0.194, 0.287)}
+"""Smallest and largest share of the inspired lung volume in 32 healthy people, supine."""
+FISSURE_DRAWS = 200
+COLLAPSE_SHIFT = {"LLL": (LEFT_OBLIQUE, -0.2), "RUL": (HORIZONTAL, 0.2)}  # of the fissure, shares of the box
 
 
 @dataclass(frozen=True)
-class Tubes:
-    """Branches at expiration: ends (B, 2, 3) in LPS mm, radii (B,) in mm, the lobe each stays in (0: any)."""
+class Samples:
+    """Points that fill the lungs at expiration, on a grid of `SAMPLE_MM`.
 
-    ends: Floats
-    radius: Floats
-    lobe: NDArray[np.int64]
+    `points` (N, 3) LPS mm; `labels` the lobe, `depth` the distance to the pleura (negative), `fissure` that
+    to the nearest fissure, `jacobian` the expansion, each (N,).
+    """
 
-
-def join(parts: Sequence[Tubes]) -> Tubes:
-    """All branches of several sets."""
-    return Tubes(
-        np.concatenate([p.ends for p in parts]),
-        np.concatenate([p.radius for p in parts]),
-        np.concatenate([p.lobe for p in parts]),
-    )
+    points: Floats
+    labels: Labels
+    depth: Floats
+    fissure: Floats
+    jacobian: Floats
 
 
 @dataclass(frozen=True)
@@ -51,55 +60,76 @@ class Subject:
     shape: Shape
     motion: Motion
     tissue: Tissue
-    vessels: Tubes
-    airways: Tubes
+    territory: Territory
+    trees: Trees
     ribs_rise: float
-    samples: Floats  # (N, 3) points of the lungs at expiration, on a grid of SAMPLE_MM
-    sample_lobes: NDArray[np.uint8]
+    samples: Samples
+    completeness: dict[str, float]
+    blocked: tuple[int, ...]  # branches of the arterial tree
 
 
-def draw_subject(case: CaseSettings, rng: np.random.Generator) -> Subject:
+def draw_subject(case: CaseSettings, seed: int) -> Subject:
     """One subject of a case."""
-    shape, motion, points, labels = draw_body(case, rng)
-    motion, tissue = _draw_tissue(case, shape, motion, points, labels, rng)
-    vessels, airways = _draw_trees(shape, motion, rng)
-    return Subject(shape, motion, tissue, vessels, airways, float(rng.uniform(4, 9)), points, labels)
+    body, breath, fissures, disease, physiology, trees, emboli = (
+        np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(7)
+    )
+    shape = draw_shape(case, body)
+    motion = _draw_motion(case, shape, breath)
+    motion, completeness = _with_fissures(case, shape, motion, fissures)
+    motion, lesions = _draw_lesions(case, shape, motion, disease)
+    samples = sample_lungs(shape, motion)
+    cloud = sample_lungs(shape, motion, shake=trees)
+    grown = grow_trees(
+        cloud.points,
+        cloud.labels,
+        cloud.depth,
+        cloud.fissure,
+        np.stack([hilum(shape, 0), hilum(shape, 1)]),
+        carina(shape),
+        inside=lambda points: lobes_at(shape, motion, np.ascontiguousarray(points, float))[0],
+        rng=trees,
+    )
+    territory = Territory.of(grown.arteries)
+    tissue = _draw_tissue(case.physiology, samples, lesions, len(territory.branch), physiology)
+    motion, tissue, blocked = _block(case, motion, tissue, territory, grown, emboli)
+    samples = sample_lungs(shape, motion)
+    mean_flow = tissue_at(tissue, territory, samples)[:, 3].mean()
+    tissue = tissue._replace(flow_scale=1 / mean_flow)
+    return Subject(shape, motion, tissue, territory, grown, float(body.uniform(4, 9)), samples, completeness, blocked)
 
 
-def draw_body(
-    case: CaseSettings, rng: np.random.Generator
-) -> tuple[Shape, Motion, Floats, NDArray[np.uint8]]:
-    """Outline and breath of a subject, and a grid of points in the lungs with their lobes."""
-    shape = draw_shape(case, rng)
-    motion = _draw_motion(case, shape, rng)
-    shape = _with_boxes(shape, motion)
-    points = _fill_box(shape)
-    labels = lobes_at(shape, motion, points)[0]
-    return shape, motion, points[labels > 0], labels[labels > 0]
-
-
-def _fill_box(shape: Shape) -> Floats:
-    """A grid of points over the box of both lungs at expiration."""
-    low, high = _lung_box(shape)
-    axes = [np.arange(a, b, SAMPLE_MM) for a, b in zip(low, high, strict=True)]
-    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
-
-
-def _lung_box(shape: Shape) -> tuple[Floats, Floats]:
+def sample_lungs(
+    shape: Shape, motion: Motion, step: float = SAMPLE_MM, shake: np.random.Generator | None = None
+) -> Samples:
+    """A grid of points in what holds air, shaken where a generator is given."""
     low = np.array([-shape.half_width, -shape.half_depth, shape.recess_z]) - 4.0
     high = np.array([shape.half_width, shape.half_depth * 1.2, shape.apex_z]) + 4.0
-    return low, high
+    axes = [np.arange(a, b, step) for a, b in zip(low, high, strict=True)]
+    points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+    if shake is not None:
+        points += shake.uniform(-0.4, 0.4, points.shape) * step
+    labels, depth, fissure, jacobian = lobes_at(shape, motion, points)
+    inside = labels > 0
+    return Samples(points[inside], labels[inside], depth[inside], fissure[inside], jacobian[inside])
 
 
 def _draw_motion(case: CaseSettings, shape: Shape, rng: np.random.Generator) -> Motion:
-    descent = rng.uniform(*case.descent_mm) * (1 + 0.06 * rng.normal(size=2).clip(-2, 2))
+    breath = case.breath
+    descent = rng.uniform(*breath.descent_mm) * (1 + 0.06 * rng.normal(size=2).clip(-2, 2))
     back = rng.uniform(0.2, 0.4)
-    widen = np.full(2, rng.uniform(*case.widen))
-    deepen = np.full(2, rng.uniform(*case.deepen))
-    if case.collapsed_left:
+    widen = np.full(2, rng.uniform(*breath.widen))
+    deepen = np.full(2, rng.uniform(*breath.deepen))
+    if case.collapsed == "left":
         descent[1], widen[1], deepen[1] = 3.0, 0.25 * widen[0], 0.2 * deepen[0]
-    wave_k, wave_phase = random_waves(rng, WAVES, rng.uniform(18, 26))
-    amp = rng.normal(size=(WAVES, 3)) * case.ripple_mm * np.sqrt(2 / WAVES)
+    waves, phases, amps = [], [], []
+    for count, length, sd in (
+        (COARSE_WAVES, COARSE_MM, breath.coarse_mm),
+        (FINE_WAVES, FINE_MM, breath.fine_mm),
+    ):
+        k, phase = random_waves(rng, count, rng.uniform(*length))
+        waves.append(k)
+        phases.append(phase)
+        amps.append(rng.normal(size=(count, 3)) * sd * np.sqrt(2 / count))
     return Motion(
         apex_z=shape.apex_z + 4.0,
         height=shape.height,
@@ -110,145 +140,268 @@ def _draw_motion(case: CaseSettings, shape: Shape, rng: np.random.Generator) -> 
         depth_back=descent * back,
         widen=widen,
         deepen=deepen,
-        wave_k=wave_k,
-        wave_phase=wave_phase,
-        wave_amp=amp,
+        wave_k=np.concatenate(waves),
+        wave_phase=np.concatenate(phases),
+        wave_amp=np.concatenate(amps),
         bump_at=np.zeros((0, 3)),
         bump_sigma=np.zeros(0),
         bump_gain=np.zeros(0),
+        # lungs without fissures, for the time being
+        low=np.zeros((2, 3)),
+        high=np.ones((2, 3)),
+        surface=np.zeros((3, 10)),
+        x_range=np.zeros((3, 2)),
+        y_range=np.zeros((3, 2)),
+        gap=np.ones(3),
+        gap_k=np.zeros((3, 2)),
+        gap_phase=np.zeros(3),
+        slide=np.zeros(3),
+        airless=0,
+        visible=case.visible,
     )
 
 
-def _with_boxes(shape: Shape, motion: Motion) -> Shape:
-    """The boxes of the stretched lungs, in which the fissures are given."""
-    whole = shape._replace(remnant=np.zeros((2, 4)))
-    points = _fill_box(shape)
-    inside = points[lobes_at(whole, motion, points)[0] > 0]
-    moved = stretch_points(motion, inside)
-    left = inside[:, 0] > shape.midline
+def _with_fissures(
+    case: CaseSettings, shape: Shape, motion: Motion, rng: np.random.Generator
+) -> tuple[Motion, dict[str, float]]:
+    """Fissures of one person, such that the lobes have sizes that people's lobes have."""
+    whole = sample_lungs(shape._replace(remnant=np.zeros((2, 4))), motion, 2 * SAMPLE_MM)
+    moved = stretch_points(motion, whole.points)
+    left = whole.points[:, 0] > shape.midline
     sides = [moved[~left], moved[left]]
-    return shape._replace(
-        lung_low=np.stack([s.min(axis=0) for s in sides]) - SAMPLE_MM / 2,
-        lung_high=np.stack([s.max(axis=0) for s in sides]) + SAMPLE_MM / 2,
+    names = ("right_oblique", "left_oblique", "horizontal")
+    part = motion._replace(
+        low=np.stack([s.min(axis=0) for s in sides]) - SAMPLE_MM,
+        high=np.stack([s.max(axis=0) for s in sides]) + SAMPLE_MM,
+        x_range=np.array([VALID[n][0] for n in names]),
+        y_range=np.array([VALID[n][1] for n in names]),
+        gap_k=rng.normal(size=(3, 2)) * 12,
+        gap_phase=rng.uniform(0, 2 * np.pi, 3),
+        slide=rng.uniform(*case.breath.slide_mm, 3) * np.array([-1, -1, 1]),
     )
+    plain = shape._replace(remnant=np.zeros((2, 4)))
+    best, least = part, np.inf
+    for _ in range(FISSURE_DRAWS):
+        drawn = sample_fissures(rng)
+        part = part._replace(surface=np.array([getattr(drawn, n) for n in names]))
+        labels, _, _, jacobian = lobes_at(plain, part, whole.points)
+        volumes = np.bincount(labels, weights=jacobian, minlength=6)
+        off = sum(
+            max(low - volumes[anatomy.LOBES[name]] / volumes.sum(), 0)
+            + max(volumes[anatomy.LOBES[name]] / volumes.sum() - high, 0)
+            for name, (low, high) in LOBE_RANGES.items()
+        )
+        if off < least:
+            best, least = part, off
+        if off == 0:
+            break
+    part = best
+    if case.collapsed in COLLAPSE_SHIFT:
+        n, shift = COLLAPSE_SHIFT[case.collapsed]
+        part.surface[n, 0] += shift
+        part = part._replace(airless=anatomy.LOBES[case.collapsed])
+    wanted = rng.uniform(*case.completeness, 3)
+    inside = sample_lungs(plain, part)
+    which, near, value = gaps_at(part, inside.points)
+    gap = np.full(3, np.inf)
+    for n in range(3):
+        # what lies within a few mm of a fissure is as much as its area
+        on = (which == n) & (near < 3)
+        gap[n] = _quantile(value[on], inside.jacobian[on], wanted[n])
+    done = {name: float(share) for name, share in zip(names, wanted, strict=True)}
+    return part._replace(gap=gap), done
+
+
+def _quantile(values: Floats, weights: Floats, share: float) -> float:
+    """The value below which a share of the weight lies; infinite for all of it."""
+    if share >= 1 or values.size == 0:
+        return np.inf
+    order = np.argsort(values)
+    total = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(total, share * total[-1])])
+
+
+@dataclass(frozen=True)
+class _Lesion:
+    """One diseased region as the tissue wants it."""
+
+    disease: Disease
+    at: Floats
+    size: float
+    flow: float
+    blood: float
+    dry: float
+    added: float
+
+
+def _draw_lesions(
+    case: CaseSettings, shape: Shape, motion: Motion, rng: np.random.Generator
+) -> tuple[Motion, list[_Lesion]]:
+    """Where the diseases are, and the motion with what they hold back."""
+    lesions: list[_Lesion] = []
+    samples = sample_lungs(shape, motion)
+    points = samples.points
+    height = (points[:, 2] - shape.recess_z) / shape.height
+    back = (points[:, 1] - points[:, 1].min()) / np.ptp(points[:, 1])
+    where = {
+        "any": samples.depth < -4,
+        "upper": height > 0.55,
+        "lower": height < 0.5,
+        "dependent": (back > 0.55) & (height < 0.7),
+    }
+    for disease in case.diseases:
+        for _ in range(disease.count):
+            size = rng.uniform(*disease.size_mm)
+            at = np.array([0.0, 0.0, shape.recess_z + 0.5 * shape.height])
+            if disease.form == "ball":
+                at = _apart(points[where[disease.where]], size, lesions, rng)
+                if disease.expansion is not None:
+                    motion = _hold_back(motion, at, size, rng.uniform(*disease.expansion))
+            elif disease.form == "band":
+                at[0] = {"upper": 1.0, "lower": -1.0, "any": 0.0}[disease.where]
+                size = 12.0
+            elif disease.form == "rim":
+                at[2] = shape.recess_z + 0.4 * shape.height
+            else:
+                size = float(anatomy.LOBES[disease.where])
+            factors = [rng.uniform(*pair) for pair in (disease.flow, disease.blood, disease.dry, disease.added)]
+            lesions.append(_Lesion(disease, at, size, *factors))
+    return motion, lesions
+
+
+def _apart(points: Floats, size: float, lesions: Sequence[_Lesion], rng: np.random.Generator) -> Floats:
+    """One of the points, away from the lesions there are as far as there is room."""
+    others = [lesion for lesion in lesions if lesion.disease.form == "ball"]
+    best, most = points[0], -np.inf
+    for candidate in points[rng.integers(len(points), size=24)]:
+        room = min((np.linalg.norm(candidate - o.at) - size - o.size for o in others), default=0.0)
+        if room > most:
+            best, most = candidate, room
+        if room >= 0:
+            break
+    return best
+
+
+def _hold_back(motion: Motion, at: Floats, size: float, expansion: float, share: float = 1.0) -> Motion:
+    """The motion with so much less expansion around a point that `J` is `expansion` (times `share`) there."""
+    now = map_points(motion, at[None])[1][0]
+    gain = 1 - (min(expansion, now) / now) ** (1 / 3) if share == 1.0 else 1 - share ** (1 / 3)
+    if gain <= 0:
+        return motion
+    return motion._replace(
+        bump_at=np.vstack([motion.bump_at, at]),
+        bump_sigma=np.append(motion.bump_sigma, size),
+        bump_gain=np.append(motion.bump_gain, min(gain, 0.3)),
+    )
+
+
+_KINDS = {
+    "emphysema": kinds.EMPHYSEMA,
+    "air-trapping": kinds.TRAPPING,
+    "consolidation": kinds.CONSOLIDATION,
+    "ground-glass": kinds.GROUND_GLASS,
+    "fibrosis": kinds.FIBROSIS,
+    "patchy-flow": kinds.PATCHY_FLOW,
+}
+_FORMS = {"ball": kinds.BALL, "band": kinds.BAND, "rim": kinds.RIM, "lobe": kinds.LOBE}
+_TEXTURES = {
+    "solid": kinds.SOLID,
+    "holes": kinds.HOLES,
+    "patches": kinds.PATCHES,
+    "strands": kinds.STRANDS,
+}
 
 
 def _draw_tissue(
-    case: CaseSettings,
-    shape: Shape,
-    motion: Motion,
-    points: Floats,
-    labels: NDArray[np.uint8],
+    physiology: Physiology,
+    samples: Samples,
+    lesions: Sequence[_Lesion],
+    ends: int,
     rng: np.random.Generator,
-) -> tuple[Motion, Tissue]:
-    """Tissue and its defects, and the motion with what the defects hold back."""
-    rows: list[tuple[Floats, Floats, float, float, float, float]] = []
-    bumps: list[tuple[Floats, float, float]] = []
+) -> Tissue:
+    def vary(mean: float, share: float) -> float:
+        return float(mean * (1 + share * np.clip(rng.normal(), -2, 2)))
 
-    def pick(where: NDArray[np.bool_]) -> Floats:
-        return points[where][rng.integers(int(where.sum()))]
-
-    height = (points[:, 2] - shape.recess_z) / shape.height
-    for _ in range(case.emphysema):
-        at, radius = pick(height > 0.55), rng.uniform(16, 34)
-        severity = rng.uniform(0.25, 0.5)
-        rows.append((at, np.zeros(3), radius, rng.uniform(0.2, 0.5), severity, severity))
-        bumps.append((at, radius, rng.uniform(0.03, 0.08)))
-    for _ in range(case.trapping):
-        at, radius = pick(height < 0.8), rng.uniform(18, 32)
-        rows.append((at, np.zeros(3), radius, rng.uniform(0.5, 0.9), 0.8, 0.75))
-        bumps.append((at, radius, rng.uniform(0.14, 0.2)))
-    for n in range(case.emboli):
-        side = -1.0 if n % 2 else 1.0
-        hilum = _hilum(shape, side)
-        target = pick(
-            (np.abs(points[:, 0] - shape.midline) > 70) & ((points[:, 0] > shape.midline) == (side > 0))
-        )
-        axis = (target - hilum) / np.linalg.norm(target - hilum)
-        rows.append(
-            (hilum, axis, rng.uniform(0.25, 0.4), rng.uniform(0.05, 0.15), rng.uniform(0.65, 0.9), 1.0)
-        )
-
-    flow_k, flow_phase = random_waves(rng, WAVES, rng.uniform(12, 20))
-    dense_k, dense_phase = random_waves(rng, WAVES, rng.uniform(8, 14))
-    column = [[row[n] for row in rows] for n in range(6)]
-    tissue = Tissue(
-        dry=vary(rng, 0.105, 0.08),
-        blood=vary(rng, 0.125, 0.08),
-        follow=rng.uniform(*case.follow),
-        gain=rng.uniform(*case.gain),
-        flip=float(case.flip),
-        middle_y=float(points[:, 1].mean()),
-        middle_z=float(points[:, 2].mean()),
-        gravity_density=rng.uniform(0.0018, 0.0032),
-        gravity_flow=rng.uniform(0.002, 0.0045),
+    waves = [random_waves(rng, FLOW_WAVES, length) for length in physiology.flow_mm]
+    dense_k, dense_phase = random_waves(rng, DENSE_WAVES, rng.uniform(8, 14))
+    amp = physiology.flow_sd * np.sqrt(2 / (FLOW_WAVES * len(waves)))
+    return Tissue(
+        dry=vary(0.105, 0.07),
+        blood=vary(0.125, 0.07),
+        follow=rng.uniform(*physiology.follow),
+        beta=rng.uniform(*physiology.beta),
+        gamma=rng.uniform(*physiology.gamma),
+        flip=float(physiology.flip),
+        hypoxic=physiology.hypoxic,
+        mean_gain=float(samples.jacobian.mean() - 1),
+        middle_y=float(samples.points[:, 1].mean()),
+        middle_z=float(samples.points[:, 2].mean()),
+        gravity_dry=rng.uniform(*physiology.dry_per_cm) / 10,
+        gravity_blood=rng.uniform(*physiology.blood_per_cm) / 10,
+        gravity_flow=rng.uniform(*physiology.flow_per_cm) / 10,
         flow_scale=1.0,
-        flow_k=flow_k,
-        flow_phase=flow_phase,
-        flow_amp=case.flow_sd,
+        flow_k=np.concatenate([k for k, _ in waves]),
+        flow_phase=np.concatenate([phase for _, phase in waves]),
+        flow_amp=np.full(FLOW_WAVES * len(waves), amp),
         dense_k=dense_k,
         dense_phase=dense_phase,
         dense_amp=0.07,
-        at=np.array(column[0], float).reshape(-1, 3),
-        axis=np.array(column[1], float).reshape(-1, 3),
-        size=np.array(column[2], float),
-        flow_factor=np.array(column[3], float),
-        blood_factor=np.array(column[4], float),
-        dry_factor=np.array(column[5], float),
-    )
-    tissue = tissue._replace(flow_scale=1 / composition_at(tissue, points)[:, 3].mean())
-    motion = motion._replace(
-        bump_at=np.array([b[0] for b in bumps], float).reshape(-1, 3),
-        bump_sigma=np.array([b[1] for b in bumps], float),
-        bump_gain=np.array([b[2] for b in bumps], float),
-    )
-    return motion, tissue
-
-
-def _hilum(shape: Shape, side: float) -> Floats:
-    return np.array(
-        [shape.midline + side * (shape.waist + 2), 4.0, shape.heart[2] + 0.75 * shape.heart_radius[2]]
+        kind=np.array([_KINDS[n.disease.kind] for n in lesions], np.int64),
+        form=np.array([_FORMS[n.disease.form] for n in lesions], np.int64),
+        texture=np.array([_TEXTURES[n.disease.texture] for n in lesions], np.int64),
+        at=np.array([n.at for n in lesions], float).reshape(-1, 3),
+        size=np.array([n.size for n in lesions], float),
+        grain=np.array([n.disease.grain_mm for n in lesions], float),
+        share=np.array([n.disease.share for n in lesions], float),
+        flow_factor=np.array([n.flow for n in lesions], float),
+        blood_factor=np.array([n.blood for n in lesions], float),
+        dry_factor=np.array([n.dry for n in lesions], float),
+        added=np.array([n.added for n in lesions], float),
+        blocked=False,
+        leaf_flow=np.ones(ends),
+        leaf_blood=np.ones(ends),
     )
 
 
-def _draw_trees(shape: Shape, motion: Motion, rng: np.random.Generator) -> tuple[Tubes, Tubes]:
-    vessels: list[Tubes] = []
-    airways: list[Tubes] = []
-    carina = np.array([shape.midline * 0.6, 8.0, _hilum(shape, 1)[2] + 22.0])
-    trachea = np.array([carina, carina + np.array([0, -14.0, 180.0])])
-    airways.append(Tubes(trachea[None], np.array([8.0]), np.array([0])))
-    for side in (-1.0, 1.0):
-        root = _hilum(shape, side)
-        airways.append(Tubes(np.stack([carina, root])[None], np.array([6.0]), np.array([0])))
-    low, high = _lung_box(shape)
-    for step, radius, power, out, copies in (
-        (VESSEL_STEP_MM, VESSEL_END_MM, VESSEL_POWER, vessels, 2),
-        (AIRWAY_STEP_MM, AIRWAY_END_MM, AIRWAY_POWER, airways, 1),
-    ):
-        for copy in range(copies):
-            seeds = fill(low, high, step, rng)
-            labels, pleura, fissure = lobes_at(shape, motion, seeds)
-            room = (pleura < -2.5) & (fissure > 2.0)
-            for label in range(1, 6):
-                mine = seeds[(labels == label) & room]
-                if len(mine) < 3:
-                    continue
-                root = _hilum(shape, 1.0 if label < 3 else -1.0) + np.array([0, 5.0 * copy, -6.0 * copy])
-                branches, ends = grow(mine, root)
-                thick = radius * ends.astype(float) ** power
-                out.append(Tubes(branches, thick, np.full(len(ends), label)))
-    return join(vessels), join(airways)
+def _block(
+    case: CaseSettings,
+    motion: Motion,
+    tissue: Tissue,
+    territory: Territory,
+    trees: Trees,
+    rng: np.random.Generator,
+) -> tuple[Motion, Tissue, tuple[int, ...]]:
+    """Block arteries: flow and blood of exactly what they feed, and a little of its expansion."""
+    emboli, arteries = case.emboli, trees.arteries
+    chosen: list[int] = []
+    for level in ("lobar", "segmental", "subsegmental"):
+        count = getattr(emboli, level)
+        if count:
+            chosen += [int(b) for b in choose_emboli(arteries, rng, level, count, avoid=chosen)]
+    if not chosen:
+        return motion, tissue, ()
+    flow, blood = np.ones(tissue.leaf_flow.size), np.full(tissue.leaf_blood.size, emboli.elsewhere)
+    for branch in chosen:
+        mine = arteries.subtree(branch)[territory.branch]
+        flow[mine] = rng.uniform(*emboli.flow)
+        blood[mine] = rng.uniform(*emboli.blood)
+        at = arteries.ends[territory.branch[mine], 1]
+        factor = rng.uniform(*emboli.expansion)
+        if factor < 1:
+            size = 0.7 * float(np.sqrt(at.var(axis=0).sum()))
+            motion = _hold_back(motion, at.mean(axis=0), size, 0.0, share=factor)
+    return motion, tissue._replace(blocked=True, leaf_flow=flow, leaf_blood=blood), tuple(chosen)
 
 
-def at_inspiration(tubes: Tubes, motion: Motion, excess: Floats) -> tuple[Floats, Floats]:
-    """Where branches are after the breath, and how thick: each keeps its mass above what surrounds it.
+def tissue_at(tissue: Tissue, territory: Territory, samples: Samples) -> Floats:
+    """Dry tissue, blood, blood gained, flow and disease at samples: (N, 5)."""
+    return composition_at(tissue, territory, samples.points, samples.labels, samples.depth, samples.jacobian)
 
-    Parameters
-    ----------
-    excess : ndarray, shape (B,)
-        Density above the surroundings at inspiration, relative to expiration.
-    """
-    ends = map_points(motion, tubes.ends.reshape(-1, 3))[0].reshape(-1, 2, 3)
-    before = np.linalg.norm(np.diff(tubes.ends, axis=1)[:, 0], axis=1)
-    after = np.linalg.norm(np.diff(ends, axis=1)[:, 0], axis=1)
-    return ends, tubes.radius * np.sqrt(np.maximum(before, 1e-6) / np.maximum(after, 1e-6) / excess)
+
+def hilum(c: Shape, side: int) -> Floats:
+    sign = 1.0 if side else -1.0
+    return np.array([c.midline + sign * (c.waist + 2), 4.0, c.heart[2] + 0.75 * c.heart_radius[2]])
+
+
+def carina(c: Shape) -> Floats:
+    return np.array([c.midline * 0.6, 8.0, hilum(c, 1)[2] + 22.0])

@@ -1,7 +1,8 @@
 """What the lung is made of at each point of expiration: tissue, blood, flow, and blood gained on breathing in.
 
-Flow, blood and motion are set apart: `follow` says how much of the blood volume goes where the flow goes,
-`gain` how much blood a breath adds, and neither knows the motion.
+Flow, blood and motion are set apart: `follow` (w) says how much of the blood volume goes where the flow
+goes, `beta` and `gamma` how much blood a breath adds, `hypoxic` how much flow avoids what does not breathe,
+and the motion knows none of them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,15 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from lungvq.phantom.territory import nearest_leaf
+
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+BALL, BAND, RIM, LOBE = 0, 1, 2, 3  # shapes of a diseased region
+SOLID, HOLES, PATCHES, STRANDS = 0, 1, 2, 3  # its texture
+NONE, EMPHYSEMA, TRAPPING, EMBOLISM, CONSOLIDATION, GROUND_GLASS, FIBROSIS, PATCHY_FLOW = range(8)
+FULL_DENSITY = 1.04  # g/mL of tissue and blood without air
 
 
 class Tissue(NamedTuple):
@@ -21,77 +30,158 @@ class Tissue(NamedTuple):
     dry: float  # tissue without blood
     blood: float
     follow: float  # w: share of the blood volume that follows the flow
-    gain: float  # beta: blood gained on inspiration where flow is 1; negative is lost
-    flip: float  # 1: the gain changes its sign half way up the lung, 0: it does not
+    beta: float  # blood gained on inspiration where flow is 1; negative is lost
+    gamma: float  # share of the blood (as it would be without w) lost on inspiration
+    flip: float  # 1: both change their sign half way up the lung, 0: they do not
+    hypoxic: float  # flow goes with ventilation to this power
+    mean_gain: float  # mean of J - 1
     middle_y: float
     middle_z: float
-    gravity_density: float  # per mm towards the back
+    gravity_dry: float  # relative, per mm towards the back
+    gravity_blood: float
     gravity_flow: float
     flow_scale: float  # brings the mean over the lungs to 1
     flow_k: Floats
     flow_phase: Floats
-    flow_amp: float
+    flow_amp: Floats  # one per wave
     dense_k: Floats
     dense_phase: Floats
     dense_amp: float
-    at: Floats  # (D, 3) defects: centre of a ball, or tip of a cone
-    axis: Floats  # (D, 3) of a cone; 0 for a ball
-    size: Floats  # radius of a ball; tangent of half the angle of a cone
+    kind: Ints  # (D,) what each diseased region is
+    form: Ints  # (D,) BALL, BAND, RIM or LOBE
+    texture: Ints
+    at: Floats  # (D, 3) centre of a ball; z of a band and the way it goes (x: -1 down, 1 up, 0 everywhere)
+    size: Floats  # radius of a ball, softness of a band, depth of a rim, label of a lobe
+    grain: Floats  # cell size of the texture
+    share: Floats  # of cells that are ill, or radius of a hole over the cell
     flow_factor: Floats
     blood_factor: Floats
     dry_factor: Floats
+    added: Floats  # g/mL of fluid or cells
+    blocked: bool  # whether any artery is blocked
+    leaf_flow: Floats  # factors for the territory of each end of the arterial tree
+    leaf_blood: Floats
 
 
 @numba.njit(cache=True)
-def _waves(k, phase, x, y, z):
+def _waves(k, phase, amp, x, y, z):
     total = 0.0
     for n in range(phase.size):
-        total += np.sin(k[n, 0] * x + k[n, 1] * y + k[n, 2] * z + phase[n])
-    return total * np.sqrt(2.0 / phase.size)
+        total += amp[n] * np.sin(k[n, 0] * x + k[n, 1] * y + k[n, 2] * z + phase[n])
+    return total
 
 
 @numba.njit(cache=True)
-def _inside(t, n, x, y, z):
-    """0 outside a defect, 1 inside, with an edge of a few mm."""
+def _hash(i, j, k, salt):
+    """A number in 0..1 that belongs to a cell."""
+    h = (
+        (np.int64(i) * 73856093)
+        ^ (np.int64(j) * 19349663)
+        ^ (np.int64(k) * 83492791)
+        ^ (np.int64(salt) * 2654435)
+    )
+    h = (h ^ (h >> 13)) * 1274126177
+    h = h ^ (h >> 16)
+    return np.float64(h & 0xFFFFF) / 1048576.0
+
+
+@numba.njit(cache=True)
+def _cell(x, y, z, grain, salt):
+    """Distance to the centre of the nearest cell of an irregular packing, and that cell's number in 0..1."""
+    u, v, w = x / grain, y / grain, z / grain
+    a, b, c = np.floor(u), np.floor(v), np.floor(w)
+    best, number = 1e9, 0.0
+    for i in range(-1, 2):
+        for j in range(-1, 2):
+            for k in range(-1, 2):
+                p, q, r = a + i, b + j, c + k
+                dx = p + 0.5 + 0.6 * (_hash(p, q, r, salt) - 0.5) - u
+                dy = q + 0.5 + 0.6 * (_hash(p, q, r, salt + 1) - 0.5) - v
+                dz = r + 0.5 + 0.6 * (_hash(p, q, r, salt + 2) - 0.5) - w
+                d = dx * dx + dy * dy + dz * dz
+                if d < best:
+                    best, number = d, _hash(p, q, r, salt + 3)
+    return np.sqrt(best) * grain, number
+
+
+@numba.njit(cache=True)
+def _extent(t, n, x, y, z, label, depth, uneven):
+    """0 outside a diseased region, 1 inside."""
+    form = t.form[n]
+    if form == LOBE:
+        return 1.0 if label == int(t.size[n]) else 0.0
+    if form == RIM:
+        return 1 / (1 + np.exp((depth - t.size[n] * (1 + uneven)) / 2)) / (1 + np.exp((z - t.at[n, 2]) / 15))
+    if form == BAND:
+        return 1 / (1 + np.exp(-(t.at[n, 0] * (z - t.at[n, 2]) + 12 * uneven) / t.size[n]))
     dx, dy, dz = x - t.at[n, 0], y - t.at[n, 1], z - t.at[n, 2]
-    ax, ay, az = t.axis[n, 0], t.axis[n, 1], t.axis[n, 2]
-    if ax * ax + ay * ay + az * az == 0:
-        d = np.sqrt(dx * dx + dy * dy + dz * dz) - t.size[n]
-    else:
-        along = dx * ax + dy * ay + dz * az
-        across = np.sqrt(max(0.0, dx * dx + dy * dy + dz * dz - along * along))
-        d = max(across - t.size[n] * along, 20.0 - along)
+    d = np.sqrt(dx * dx + dy * dy + dz * dz) - t.size[n] * (1 + 0.5 * uneven)
     if d > 20:
         return 0.0
     return 1 / (1 + np.exp(d / 1.5))
 
 
 @numba.njit(cache=True)
-def composition(t, x, y, z):
-    """Dry tissue, blood, blood gained on inspiration (g/mL of expiratory lung) and relative flow."""
-    flow = t.flow_scale * np.exp(
-        t.flow_amp * _waves(t.flow_k, t.flow_phase, x, y, z) + t.gravity_flow * (y - t.middle_y)
+def _weight(t, n, x, y, z, label, depth, uneven):
+    """How ill a point is with disease `n`: extent times texture."""
+    w = _extent(t, n, x, y, z, label, depth, uneven)
+    if w < 1e-3 or t.texture[n] == SOLID:
+        return w
+    d, number = _cell(x, y, z, t.grain[n], 10 * n)
+    if t.texture[n] == HOLES:
+        return w / (1 + np.exp((d - t.share[n] * t.grain[n] * (0.6 + 0.8 * number)) / 0.5))
+    if t.texture[n] == PATCHES:
+        return w if number < t.share[n] else 0.0
+    return w / (1 + np.exp(-(d - 0.55 * t.grain[n]) / 0.4))  # strands between cells
+
+
+@numba.njit(cache=True)
+def composition(t, territory, x, y, z, label, depth, jac):
+    """Dry tissue, blood, blood gained on inspiration (g/mL of expiratory lung), relative flow, and disease.
+
+    `territory` is that of the arteries, `label` the lobe, `depth` the distance from the pleura in mm, `jac` the expansion at the point.
+    """
+    back = y - t.middle_y
+    uneven = (
+        t.dense_amp
+        * _waves(t.dense_k, t.dense_phase, np.ones(t.dense_phase.size), x, y, z)
+        * np.sqrt(2.0 / max(t.dense_phase.size, 1))
     )
-    heavy = np.exp(
-        t.dense_amp * _waves(t.dense_k, t.dense_phase, x, y, z) + t.gravity_density * (y - t.middle_y)
-    )
-    dry, blood = t.dry * heavy, t.blood * heavy
+    flow = t.flow_scale * np.exp(_waves(t.flow_k, t.flow_phase, t.flow_amp, x, y, z) + t.gravity_flow * back)
+    if t.hypoxic != 0:
+        flow *= max((jac - 1) / t.mean_gain, 0.05) ** t.hypoxic
+    dry = t.dry * np.exp(uneven + t.gravity_dry * back)
+    blood = t.blood * np.exp(uneven + t.gravity_blood * back)
+    added, most, kind = 0.0, 0.5, NONE
     for n in range(t.size.size):
-        w = _inside(t, n, x, y, z)
+        w = _weight(t, n, x, y, z, label, depth, uneven)
         flow *= 1 + w * (t.flow_factor[n] - 1)
         dry *= 1 + w * (t.dry_factor[n] - 1)
         blood *= 1 + w * (t.blood_factor[n] - 1)
-    blood *= (1 - t.follow) + t.follow * flow
-    gained = t.gain * flow
+        added += w * t.added[n]
+        if w > most:
+            most, kind = w, t.kind[n]
+    if t.blocked:
+        leaf = nearest_leaf(territory, label, x, y, z)
+        flow *= t.leaf_flow[leaf]
+        blood *= t.leaf_blood[leaf]
+        if t.leaf_flow[leaf] < 0.7:
+            kind = EMBOLISM
+    gained = t.beta * flow - t.gamma * blood
     if t.flip > 0:
         gained *= np.tanh((z - t.middle_z) / 40.0)
-    return dry, blood, max(gained, -0.6 * blood), flow
+    gained = max(gained, -0.8 * (dry + blood))
+    blood *= (1 - t.follow) + t.follow * flow
+    dry = min(dry + added, FULL_DENSITY - min(blood, 0.9))
+    return dry, blood, gained, flow, kind
 
 
 @numba.njit(parallel=True, cache=True)
-def composition_at(t, points):
-    """`composition` at points (N, 3): an array (N, 4)."""
-    out = np.empty((points.shape[0], 4))
+def composition_at(t, territory, points, labels, depths, jacobians):
+    """`composition` at points (N, 3): an array (N, 5)."""
+    out = np.empty((points.shape[0], 5))
     for n in numba.prange(points.shape[0]):
-        out[n, 0], out[n, 1], out[n, 2], out[n, 3] = composition(t, points[n, 0], points[n, 1], points[n, 2])
+        out[n, 0], out[n, 1], out[n, 2], out[n, 3], out[n, 4] = composition(
+            t, territory, points[n, 0], points[n, 1], points[n, 2], labels[n], depths[n], jacobians[n]
+        )
     return out
