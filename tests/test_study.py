@@ -182,9 +182,12 @@ def test_thin_and_soft_score_best_and_say_why():
     assert suitability(series("x", kernel="LUNG"))[1] == ("−2 sharp kernel LUNG",)
 
 
-@pytest.mark.parametrize("case", ["healthy", "collapsed-left"])
-def test_a_quick_look_agrees_with_the_full_segmentation(case):
-    phantom = make_phantom(case, seed=2, spacing=(5.0, 3.5, 3.5))
+@pytest.fixture(scope="module")
+def phantom():
+    return make_phantom("healthy", seed=2, spacing=(4.0, 5.0, 5.0))
+
+
+def test_a_quick_look_agrees_with_the_full_segmentation(phantom):
     looks = [glance(v.reorient("SPL")) for v in (phantom.insp, phantom.exp)]
     for seen, scan in zip(looks, (phantom.insp, phantom.exp), strict=True):
         assert seen.lung_ml == pytest.approx(segment(scan.reorient("SPL")).volume_ml("both"), rel=0.04)
@@ -195,8 +198,10 @@ def test_a_quick_look_agrees_with_the_full_segmentation(case):
         glance(empty.like(np.full_like(empty.array, 40)))
 
 
-def test_a_thinned_look_is_the_look(tmp_path):
-    scan = make_phantom("healthy", seed=5, spacing=(1.5, 5.0, 5.0)).exp.reorient("SPL")
+def test_a_thinned_look_is_the_look(phantom, tmp_path):
+    scan = phantom.exp.reorient("SPL")
+    scan = scan.resample(scan.grid.with_spacing((1.9, 5.0, 5.0)), fill=-1000.0)
+    scan = scan.like(scan.array.astype(np.int16))
     tags = {**study_tags("healthy", 5, scan.spacing), "SeriesInstanceUID": "1.2.3", "SeriesNumber": 4}
     write_series(scan, tmp_path, tags)
     (info,) = io.list_series(tmp_path)
@@ -273,9 +278,9 @@ def test_one_chosen_scan_finds_its_partner_or_says_that_there_are_several():
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
+def study(phantom, tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
-    write_study(make_phantom("healthy", seed=2, spacing=(4.0, 5.0, 5.0)), folder)
+    write_study(phantom, folder)
     return folder
 
 
@@ -350,8 +355,7 @@ def test_no_pair_carries_the_table_and_the_way_out(study):
     assert "--insp-series and --exp-series" in str(error)
 
 
-def test_script_and_control_characters_in_a_header_are_plain_text_in_the_terminal(tmp_path):
-    phantom = make_phantom("healthy", seed=2, spacing=5.0)
+def test_script_and_control_characters_in_a_header_are_plain_text_in_the_terminal(phantom, tmp_path):
     for n, (scan, words_) in enumerate(
         ((phantom.insp, "insp [red]<script>x\x1b[31m"), (phantom.exp, "exp\u202e[/]"))
     ):

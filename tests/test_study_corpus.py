@@ -80,8 +80,8 @@ def stretched(volume, share):
 
 
 def make_volumes():
-    phantom = make_phantom("healthy", seed=1, spacing=5.0)
-    other = make_phantom("healthy", seed=4, spacing=5.0)
+    phantom = make_phantom("healthy", seed=1, spacing=(7.0, 5.0, 5.0))
+    other = make_phantom("healthy", seed=4, spacing=(7.0, 5.0, 5.0))
     insp, exp = phantom.insp.reorient("SPL"), phantom.exp.reorient("SPL")
     lungs = phantom.truth.lobes_insp.reorient("SPL").array > 0
     soft = (insp.array > -100) & (insp.array < 150)
@@ -427,7 +427,7 @@ FACTS = {
     "PatientPosition": "patient_position",
 }
 WHO = {"PatientID": "id", "PatientName": "name", "PatientBirthDate": "birth_date", "PatientSex": "sex"}
-COMMON = study_tags("healthy", 1, (5.0, 5.0, 5.0)) | {"SliceThickness": 1, "ImageComments": ""}
+COMMON = study_tags("healthy", 1, (7.0, 5.0, 5.0)) | {"SliceThickness": 1, "ImageComments": ""}
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,10 @@ from uuid import NAMESPACE_URL, uuid5
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset, write_file_meta_info
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from pydicom.valuerep import format_number_as_ds
 from scipy.ndimage import gaussian_filter
@@ -165,20 +168,43 @@ def write_series(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     image = _image(volume, tags)
+    # Most elements are the same in every file: they are encoded once.
+    fixed = {element.tag: _encoded(element) for element in image}
     stored = np.clip(np.rint(volume.array), INTERCEPT, INTERCEPT + _STORED_MAX).astype(np.int16) - INTERCEPT
     files = []
     for k, plane in enumerate(stored):
         number = first_number + len(stored) - 1 - k
         position = volume.grid.world((k, 0, 0))
-        image.SOPInstanceUID = _uid("image", image.SeriesInstanceUID, str(number))
-        image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
-        image.InstanceNumber = number
-        image.ImagePositionPatient = [_decimal(mm) for mm in position]
-        image.SliceLocation = _decimal(float(position @ _normal(volume)))
-        image.PixelData = np.ascontiguousarray(plane, "<u2").tobytes()
+        own = Dataset()
+        own.SOPInstanceUID = _uid("image", image.SeriesInstanceUID, str(number))
+        own.InstanceNumber = number
+        own.ImagePositionPatient = [_decimal(mm) for mm in position]
+        own.SliceLocation = _decimal(float(position @ _normal(volume)))
+        own.add_new("PixelData", "OW", np.ascontiguousarray(plane, "<u2").tobytes())
+        image.file_meta.MediaStorageSOPInstanceUID = own.SOPInstanceUID
+        elements = fixed | {element.tag: _encoded(element) for element in own}
         files.append(folder / f"IM{number:05d}.dcm")
-        image.save_as(files[-1], enforce_file_format=True)
+        files[-1].write_bytes(_preamble(image) + b"".join(elements[tag] for tag in sorted(elements)))
     return files
+
+
+def _encoded(element: DataElement) -> bytes:
+    """One element in explicit little endian, text in UTF-8."""
+    alone = Dataset()
+    alone.add(element)
+    buffer = DicomBytesIO()
+    buffer.is_little_endian, buffer.is_implicit_VR = True, False
+    write_dataset(buffer, alone, parent_encoding="utf8")
+    return bytes(buffer.getvalue())
+
+
+def _preamble(image: Dataset) -> bytes:
+    """What a file begins with, its meta information included."""
+    buffer = DicomBytesIO(bytes(128) + b"DICM")
+    buffer.seek(0, 2)
+    buffer.is_little_endian, buffer.is_implicit_VR = True, False
+    write_file_meta_info(buffer, image.file_meta, enforce_standard=True)
+    return bytes(buffer.getvalue())
 
 
 def _image(volume: Volume, tags: Mapping[str, Any]) -> Dataset:
