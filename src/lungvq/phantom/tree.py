@@ -38,6 +38,7 @@ TRACHEA_MM = 180.0  # beyond the top of any chest CT: the larynx follows
 
 # Diameters by generation measured on one cast (Schmidt 2004), mm; after these the smallest of it.
 AIRWAY_DIAMETER = np.array([15.6, 12.2, 7.9, 5.5, 3.7, 2.5, 1.9, 1.6, 1.4, 1.25, 1.15, 1.05, 0.95])
+OUTER = 1.5  # outer radius of an airway over that of its lumen: walls are 0.15-0.2 of the outer diameter
 AIRWAY_SPREAD = 0.10  # of one branch about the mean for what it feeds
 # Huang (1996): diameters grow 1.56 per Strahler order while numbers fall 3.36, so r ~ ends^(ln 1.56 / ln 3.36)
 VESSEL_POWER = float(np.log(1.56) / np.log(3.36))
@@ -594,7 +595,7 @@ def _to_lobe(
     return sprout.add_one(surface, end, lobe, parent, name), end, end - hub
 
 
-def _segments(space: _Space, lobe: str, hub: Floats, seeds: Floats) -> Ints:
+def _segments(space: _Space, lobe: str, seeds: Floats) -> Ints:
     """Which segment of its lobe each seed belongs to: an index into ``SEGMENTS[lobe]``."""
     cloud = space.lobes[LOBES[lobe]]
     low, high = cloud.min(axis=0), cloud.max(axis=0)
@@ -602,12 +603,20 @@ def _segments(space: _Space, lobe: str, hub: Floats, seeds: Floats) -> Ints:
     if lobe.startswith("R"):
         place = place * [-1, 1, 1] + [1, 0, 0]  # LPS x grows to the left: the midline is the high end
     centre = low + place * (high - low)
-    for _ in range(4):
-        nearest = cKDTree(centre).query(cloud)[1]
-        filled = np.bincount(nearest, minlength=len(centre)) > 0
-        mean = [cloud[nearest == n].mean(axis=0) if filled[n] else centre[n] for n in range(len(centre))]
+    # cells of a power diagram: centres go halfway to the mean, weights grow until the shares are equal
+    weight, scale = np.zeros(len(centre)), float(((high - low) ** 2).sum())
+
+    def cell(points: Floats) -> Ints:
+        cost = ((points[:, None] - centre) ** 2).sum(axis=-1) - weight
+        return np.asarray(cost.argmin(axis=1), np.int64)
+
+    for _ in range(12):
+        mine = cell(cloud)
+        share = np.bincount(mine, minlength=len(centre)) / len(cloud)
+        mean = [cloud[mine == n].mean(axis=0) if share[n] else centre[n] for n in range(len(centre))]
         centre = (centre + np.array(mean)) / 2
-    return np.asarray(cKDTree(centre).query(seeds)[1], np.int64)
+        weight += 0.2 * scale * (1 / len(centre) - share)
+    return cell(seeds)
 
 
 def _names_in(split: Split) -> list[str]:
@@ -634,7 +643,7 @@ def _airways(space: _Space, seeds: Floats, hila: Floats, carina: Floats, rng: np
         if len(mine) == 0:
             continue
         last, at, toward = _to_lobe(sprout, space, hub, lobe, parent, name)
-        segment = _segments(space, name, hub, mine)
+        segment = _segments(space, name, mine)
         of_name = {s: mine[segment == n] for n, s in enumerate(SEGMENTS[name])}
         waiting: list[tuple[Split, Floats, Floats, int]] = [(_SPLITS[name], at, toward, last)]
         while waiting:
@@ -756,7 +765,7 @@ def _upstream(amount, parent):
 def _beside(space: _Space, airways: Tree, follow: Bools, radius: Floats) -> Floats:
     """Where the artery beside each airway ends: off the plane in which the airway forks.
 
-    The gap between the walls is that of the wall of the airway. Where there is no room in the lobe, the
+    Between lumen and artery there is room for the wall of the airway. Where there is no room in the lobe, the
     artery comes nearer.
     """
     up, stop = airways.parent, airways.ends[:, 1]
@@ -776,7 +785,7 @@ def _beside(space: _Space, airways: Tree, follow: Bools, radius: Floats) -> Floa
             wish = off[up[b]]
         wish = wish - 0.8 * (wish @ toward[b]) * toward[b]
         off[b] = wish / max(float(np.linalg.norm(wish)), 1e-9)
-    gap = 1.2 * airways.radius + radius
+    gap = OUTER * airways.radius + radius
     scale = np.where(follow, 1.0, 0.0)
     tried = np.flatnonzero(follow & (airways.lobe > 0))
     for attempt in range(6):
