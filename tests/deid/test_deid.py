@@ -377,6 +377,15 @@ class TestRefused:
         with pytest.raises(Refused, match=reason.replace("(", r"\(")):
             read_image(tmp_path / "in.dcm")
 
+    def test_comments_within_compressed_pixels(self, make_image, tmp_path):
+        image = make_image()
+        image.PixelData = encapsulate([b"\xff\xd8\xff\xfe\x00\x12ERIKA MUSTERMANN\xff\xd9"])
+        image["PixelData"].is_undefined_length = True
+        image.file_meta.TransferSyntaxUID = JPEG2000Lossless
+        image.save_as(tmp_path / "in.dcm", enforce_file_format=True)
+        with pytest.raises(InputError, match="a name stands within its compressed pixels"):
+            deidentify(tmp_path / "in.dcm", tmp_path / "out")
+
     def test_files_that_are_no_images(self, tmp_path, make_image):
         make_image().save_as(tmp_path / "good.dcm", enforce_file_format=True)
         good = (tmp_path / "good.dcm").read_bytes()

@@ -137,7 +137,7 @@ def _one(file: Path, folder: Path, worker: Deidentifier, outcome: Outcome) -> No
         buffer = io.BytesIO()
         pydicom.dcmwrite(buffer, dataset, enforce_file_format=True)
         names = [str(dataset[k].value) for k in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")]
-    except MemoryError:
+    except (Refused, MemoryError):
         raise
     except Exception:  # damaged values come to light only when they are decoded
         raise Refused("damaged, cannot be read") from None

@@ -31,6 +31,7 @@ from pydicom.tag import BaseTag
 from pydicom.uid import UID
 from pydicom.valuerep import PN_DELIMS, TEXT_VR_DELIMS
 
+from lungvq.deid.images import Refused
 from lungvq.deid.profile import Action, Option, Profile
 from lungvq.deid.words import KNOWN, clean_words
 from lungvq.errors import OutputError, UsageError
@@ -109,7 +110,9 @@ _EQUIPMENT = frozenset(
     PulseSequenceName ReceiveCoilName TransmitCoilName CollimatorGridName PatientSpeciesDescription
     """.split()  # noqa: SIM905
 )
-_FILLED = frozenset({"LUTExplanation", "TrackingID", "LocalNamespaceEntityID", "UniversalEntityID", "TextValue"})
+_FILLED = frozenset(
+    {"LUTExplanation", "TrackingID", "LocalNamespaceEntityID", "UniversalEntityID", "TextValue"}
+)
 """Other words that must not be empty where they are."""
 
 _WORDS = frozenset({"LO", "SH", "ST", "LT", "UT", "UC", "UR", "PN", "AE"})
@@ -170,7 +173,13 @@ class Deidentifier:
         self.done: Counter[str] = Counter()
 
     def clean(self, dataset: Dataset) -> None:
-        """Take identity out of a dataset, in place; its file meta information is left to the writer."""
+        """Take identity out of a dataset, in place; its file meta information is left to the writer.
+
+        Raises
+        ------
+        Refused
+            If a name stands in its compressed pixels, whose formats have room for comments.
+        """
         _Cleaning(self, dataset).run()
 
 
@@ -196,6 +205,7 @@ class _Cleaning:
         return timedelta(days=self._secret.days(self._patient))
 
     def run(self) -> None:
+        self._check_comments()
         self._level(self._dataset)
         dataset, options = self._dataset, self._profile.options
         dataset.PatientName = self._pseudonym
@@ -207,6 +217,15 @@ class _Cleaning:
         dataset.LongitudinalTemporalInformationModified = (
             "MODIFIED" if shifted else "UNMODIFIED" if kept else "REMOVED"
         )
+
+    def _check_comments(self) -> None:
+        meta = getattr(self._dataset, "file_meta", None)
+        if meta is None or "PixelData" not in self._dataset or not meta.TransferSyntaxUID.is_encapsulated:
+            return
+        data = self._dataset.get_item("PixelData").value.lower()
+        # Shorter ones are there by chance.
+        if any(token.encode() in data for token in self._tokens if len(token.encode()) > 4):
+            raise Refused("a name stands within its compressed pixels, which are not touched here")
 
     def _level(self, dataset: Dataset) -> None:
         """All elements of a dataset or of an item of a sequence."""
