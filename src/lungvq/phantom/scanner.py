@@ -138,7 +138,7 @@ def noise_sd(scanner: Scanner, spacing: tuple[float, float, float]) -> float:
     >>> round(noise_sd(Scanner(noise_hu=20, thickness=6.0), (1.5, 1.5, 1.5)), 6)
     10.0
     """
-    same = (64, 64)
+    same = (128, 128)
     power = _spectrum(KERNELS[scanner.kernel], spacing[1:], same).mean() / (spacing[1] * spacing[2])
     reference = _spectrum(KERNELS["soft"], (REFERENCE_MM, REFERENCE_MM), same).mean() / REFERENCE_MM**2
     thickness = scanner.thickness or spacing[0]
@@ -203,22 +203,28 @@ def expose(hu: Array32, grid: Grid, scanner: Scanner, rng: np.random.Generator) 
     return Volume(out, grid.affine)
 
 
+def _aliases(pixel: tuple[float, float], fy: Floats, fx: Floats) -> Iterator[tuple[Floats, Floats]]:
+    """The frequencies that sampling at `pixel` makes look like ``(fy, fx)``."""
+    for m, n in product(range(-2, 3), repeat=2):
+        yield fy + m / pixel[0], fx + n / pixel[1]
+
+
 def _spectrum(kernel: Kernel, pixel: tuple[float, float], shape: tuple[int, int]) -> Floats:
     """Noise power (arbitrary unit) at the frequencies of a discrete transform, aliases folded in."""
-    fy, fx = np.meshgrid(*(fft.fftfreq(n, d) for n, d in zip(shape, pixel, strict=True)), indexing="ij")
+    fy, fx = fft.fftfreq(shape[0], pixel[0])[:, None], fft.fftfreq(shape[1], pixel[1])
     power = np.zeros(shape)
-    for m, n in product(range(-2, 3), repeat=2):
-        y, x = fy + m / pixel[0], fx + n / pixel[1]
-        f = np.hypot(y, x)
-        power += (
-            np.hypot(f, RAMP_FLOOR) * (kernel.mtf(f) * np.sinc(y * pixel[0]) * np.sinc(x * pixel[1])) ** 2
-        )
+    for y, x in _aliases(pixel, fy, fx):
+        f, aperture = np.hypot(y, x), np.sinc(y * pixel[0]) * np.sinc(x * pixel[1])
+        power += np.hypot(f, RAMP_FLOOR) * (kernel.mtf(f) * aperture) ** 2
     power[0, 0] = 0  # the mean of a slice is not moved
     return power
 
 
 class _Transfer:
-    """The kernel applied to slices, with mirrored borders so that the mean stays."""
+    """The kernel applied to slices, with mirrored borders so that the mean stays.
+
+    Its point spread is sampled at the pixels, so that pixels too wide for it ring no more than it does.
+    """
 
     def __init__(self, kernel: Kernel, pixel: tuple[float, float], shape: tuple[int, ...]) -> None:
         reach = [int(np.ceil(4 * max(kernel.halo, 1.0) / d)) for d in pixel]
@@ -226,9 +232,10 @@ class _Transfer:
         self._shape = shape
         self._before = [(m - n) // 2 for m, n in zip(full, shape, strict=True)]
         self._pad = [(0, 0)] + [(b, m - n - b) for b, m, n in zip(self._before, full, shape, strict=True)]
-        f = np.hypot(fft.fftfreq(full[0], pixel[0])[:, None], fft.rfftfreq(full[1], pixel[1]))
-        self._f2 = (f * f).astype(np.float32)
-        self._mtf = kernel.mtf(f).astype(np.float32)
+        fy, fx = fft.fftfreq(full[0], pixel[0])[:, None], fft.rfftfreq(full[1], pixel[1])
+        sampled: Floats = np.sum([kernel.mtf(np.hypot(y, x)) for y, x in _aliases(pixel, fy, fx)], axis=0)
+        self._mtf = (sampled / sampled[0, 0]).astype(np.float32)
+        self._f2 = (fy * fy + fx * fx).astype(np.float32)
         self._full = full
 
     def __call__(self, slices: Array32, motion: Floats) -> Array32:
