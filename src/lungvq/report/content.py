@@ -330,7 +330,10 @@ def _selection(result: CaseResult) -> dict[str, Any]:
     }
 
 
-_UNITS = {"mm": "mm", "hu": "HU", "ml": "mL", "s": "s", "kv": "kV", "ma": "mA"}
+_UNITS = {
+    "mm": "mm", "hu": "HU", "ml": "mL", "s": "s", "kv": "kV", "kvp": "kVp", "ma": "mA", "mas": "mAs",
+    "deg": "degrees",
+}  # fmt: skip
 
 
 def _fact_title(key: str) -> str:
@@ -338,14 +341,16 @@ def _fact_title(key: str) -> str:
 
     Examples
     --------
-    >>> _fact_title("spacing_mm"), _fact_title("hu_min"), _fact_title("SHA-256")
-    ('Spacing, mm', 'HU min', 'SHA-256')
+    >>> _fact_title("spacing_mm"), _fact_title("hu_min"), _fact_title("kvp"), _fact_title("SHA-256")
+    ('Spacing, mm', 'HU min', 'kVp', 'SHA-256')
     """
-    words = [_UNITS.get(word, word) if word == "hu" else word for word in key.split("_")]
-    if len(words) > 1 and words[-1].lower() in _UNITS:
-        words[-2:] = [f"{words[-2]}, {_UNITS[words[-1].lower()]}"]
-    title = " ".join(words)
-    return title[:1].upper() + title[1:]
+    first, *others = [_UNITS[word] if word in ("hu", "kvp") else word for word in key.split("_")]
+    if first not in _UNITS.values():
+        first = first[:1].upper() + first[1:]
+    if others and others[-1].lower() in _UNITS:
+        *others, unit = others
+        return f"{' '.join([first, *others])}, {_UNITS[unit.lower()]}"
+    return " ".join([first, *others])
 
 
 def _plain(value: Any) -> str:
