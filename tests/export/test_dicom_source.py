@@ -1,15 +1,26 @@
 """Patient and study: carried over as they are, or left out where they cannot be."""
 
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pydicom
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from lungvq.errors import InputError
 from lungvq.export.dicom import made_up, read_source
 from lungvq.export.dicom.common import Context, save
 from lungvq.export.dicom.seg import write_seg
-from lungvq.export.dicom.source import CARRIED
+from lungvq.export.dicom.source import CARRIED, carried
+
+BIN = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
 
 def test_patient_study_and_frame_of_reference_are_those_of_the_scan(written):
@@ -67,11 +78,22 @@ def test_names_in_any_script_survive(charset, name, make, tmp_path):
         assert str(image.PatientName) == name
 
 
-def test_an_identifier_is_never_changed_and_script_stays_text(make, tmp_path):
-    changes = {"PatientID": "<img src=x onerror=alert(1)>'; --", "AccessionNumber": "0123456789ABCDEF+long"}
+def test_an_identifier_is_never_changed_and_nothing_of_it_is_printed(make, tmp_path, capfd):
+    changes = {
+        "PatientID": "<img src=x onerror=alert(1)>'; --" + "9" * 40,
+        "AccessionNumber": "0123456789ABCDEF+long",
+        "StudyInstanceUID": "1.02.3",
+    }
+    grid = make.grid((4, 9, 10))
     with pydicom.config.disable_value_validation():
-        source = read_source(make.ct(make.grid((2, 3, 4)), tmp_path, **changes), "s")
-    assert {keyword: source.header[keyword].value for keyword in changes} == changes
+        files = make.ct(grid, tmp_path / "ct", **changes)
+    with warnings.catch_warnings(action="error"):
+        done = make.written(make.case(grid), read_source(files, "s"), tmp_path / "d", pdf=b"%PDF")
+    with pydicom.config.disable_value_validation():
+        for kind in ("ventilation", "seg_lungs", "measurements", "report"):
+            image = done.read(kind)[0]
+            assert {keyword: str(image[keyword].value) for keyword in changes} == changes
+    assert capfd.readouterr() == ("", "")
 
 
 def test_nothing_but_the_listed_attributes_is_carried(make, tmp_path):
@@ -104,3 +126,57 @@ def test_a_de_identified_scan_stays_one(make, tmp_path):
 def test_a_file_that_has_gone_is_one_sentence(tmp_path):
     with pytest.raises(InputError, match="--no-dicom"):
         read_source([tmp_path / "gone"], "s")
+
+
+HOSTILE = st.text(st.characters(codec="utf-8"), max_size=80) | st.sampled_from(
+    ["\\", "^" * 9, "=" * 5, "9" * 70, "20261399", "99", "1e999", "nan", "-1", "\x1b$B", "1..2", "٣", "<b>"]
+)
+NUMBERS = {"PatientSize", "PatientWeight"}  # pydicom takes numbers only
+PLAIN = [k for names in CARRIED.values() for k in names if not k.endswith("Sequence") and k not in NUMBERS]
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(values=st.dictionaries(st.sampled_from(PLAIN), HOSTILE))
+def test_no_header_is_so_odd_that_nothing_can_be_written(values, make, tmp_path):
+    header = pydicom.Dataset()
+    with pydicom.config.disable_value_validation(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of pydicom, on identifiers that are kept as they are
+        for keyword, value in values.items():
+            setattr(header, keyword, value)
+        source = replace(made_up(None, "s"), header=carried(header))
+        source.header.setdefault("StudyInstanceUID", "1.2.3")
+        context = Context(make.case(make.grid((4, 9, 10))), source, datetime.now(UTC))
+        assert write_seg(context, "seg_lungs", tmp_path / "seg.dcm") == 1
+        save(context.new("report"), tmp_path / "report.dcm")
+    for name in ("seg", "report"):
+        assert pydicom.dcmread(tmp_path / f"{name}.dcm").SeriesDescription.endswith("(research)")
+
+
+def real_series():
+    root = os.environ.get("LUNGVQ_TEST_DATA")
+    if not root:
+        return []
+    folders = [Path(root) / "ct-chest-1mm-dicom", *sorted((Path(root) / "dicom-odd").glob("*"))]
+    return [f for f in folders if f.is_dir()]
+
+
+@pytest.mark.skipif(not real_series(), reason="LUNGVQ_TEST_DATA is not set")
+@pytest.mark.skipif(shutil.which("dciodvfy", path=BIN) is None, reason="dciodvfy is not installed")
+@pytest.mark.parametrize("folder", real_series(), ids=lambda f: f.name)
+def test_headers_of_real_scanners_give_valid_objects(folder, make, tmp_path):
+    files = [f for f in sorted(folder.rglob("*")) if f.is_file() and pydicom.misc.is_dicom(f)]
+    if not files:
+        pytest.skip("no DICOM in it")
+    source = read_source(files, "s")
+    case = make.case(make.grid((6, 9, 10)))
+    done = make.written(case, source, tmp_path / "d", pdf=b"%PDF")
+    first = pydicom.dcmread(files[0], stop_before_pixels=True)
+    for kind in done.report.objects:
+        path = done.files(kind)[0]
+        said = subprocess.run(
+            [shutil.which("dciodvfy", path=BIN), "-new", path], capture_output=True, text=True, check=False
+        )
+        assert [s for s in (said.stdout + said.stderr).splitlines() if s.startswith("Error")] == [], kind
+        image = pydicom.dcmread(path)
+        assert image.StudyInstanceUID == first.StudyInstanceUID
+        assert image.PatientID == str(first.get("PatientID") or "")

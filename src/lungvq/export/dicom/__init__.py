@@ -6,6 +6,7 @@ from inputs, parameters and version, and say that they are research and not Houn
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
@@ -103,24 +104,32 @@ def write_dicom(
     objects: dict[str, dict[str, str | int]] = {}
     notes: list[str] = []
     try:
-        for kind, write in _writers(context, folder, pdf, also, objects).items():
-            count = write()
-            if not count:
-                notes.append(f"no {KINDS[kind].title.lower()}: there is nothing in it")
-                continue
-            place = folder / kind if (folder / kind).is_dir() else folder / f"{kind}.dcm"
-            objects[kind] = {
-                "path": place.relative_to(folder.parent).as_posix(),
-                "files": count,
-                "series_uid": context.series_uid(kind),
-                "sop_class_uid": KINDS[kind].sop_class,
-            }
-            progress.fraction(len(objects) / len(KINDS))
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # pydicom would print identifiers that it finds too long
+            for kind, write in _writers(context, folder, pdf, also, objects).items():
+                count = write()
+                if not count:
+                    notes.append(f"no {KINDS[kind].title.lower()}: there is nothing in it")
+                    continue
+                objects[kind] = _listed(context, kind, folder, count)
+                progress.fraction(len(objects) / len(KINDS))
     except OSError as error:
         raise OutputError(f"the DICOM objects cannot be written: {error.strerror or error}") from error
     if pdf is None:
         notes.append("no encapsulated PDF: there is no report.pdf")
     return Written(objects, tuple(notes))
+
+
+def _listed(context: Context, kind: str, folder: Path, files: int) -> dict[str, str | int]:
+    """One kind of object for ``run.json``."""
+    place = folder / kind if (folder / kind).is_dir() else folder / f"{kind}.dcm"
+    return {
+        "path": place.relative_to(folder.parent).as_posix(),
+        "files": files,
+        "series_uid": context.series_uid(kind),
+        "sop_class_uid": KINDS[kind].sop_class,
+    }
 
 
 def _writers(

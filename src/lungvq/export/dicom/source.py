@@ -19,7 +19,7 @@ from pydicom.valuerep import PersonName
 from lungvq.errors import InputError
 from lungvq.export.dicom.uids import uid
 
-__all__ = ["CARRIED", "Reference", "Source", "made_up", "read_source"]
+__all__ = ["CARRIED", "Reference", "Source", "carried", "made_up", "read_source"]
 
 CARRIED: dict[str, tuple[str, ...]] = {
     "Patient": (
@@ -65,8 +65,8 @@ _PATTERNS = {
     "SH": r"[^\\]{0,16}",
     "LO": r"[^\\]{0,64}",
     "PN": r"[^\\]{0,200}",
-    "TM": r"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?",
-    "UI": r"(0|[1-9]\d*)(\.(0|[1-9]\d*))+",
+    "TM": r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?",
+    "UI": r"\d[\d.]{1,63}",  # forgiving: it must stay the same as in the scan
 }
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -115,7 +115,7 @@ class Source:
     def at(self, positions: np.ndarray) -> list[Reference] | None:
         """The slice at each of the positions (N, 3) in LPS mm; None unless every one has its own."""
         known = [r for r in self.slices if r.position is not None]
-        if not known:
+        if not known or not self.series_uid:
             return None
         there = np.array([r.position for r in known])
         nearest = [int(np.argmin(np.abs(there - p).sum(axis=1))) for p in positions]
@@ -164,7 +164,8 @@ def read_source(files: Sequence[Path], seed: str) -> Source:
                 " --no-dicom, or export the series again"
             ) from None
     first = headers[0]
-    header = _carried(first)
+    with warnings.catch_warnings(action="ignore"):  # pydicom would print values that it finds odd
+        header = carried(first)
     if "StudyInstanceUID" not in header:
         header.StudyInstanceUID = uid(seed, "study")
     thickness = _number(first.get("SliceThickness"))
@@ -193,7 +194,7 @@ def made_up(case: str | None, seed: str) -> Source:
     return Source(seed, header, "", (), uid(seed, "frame of reference"))
 
 
-def _carried(first: Dataset) -> Dataset:
+def carried(first: Dataset) -> Dataset:
     """The carried attributes, as plain text that any character set can be written in."""
     header = Dataset()
     for keyword in (k for names in CARRIED.values() for k in names):
@@ -243,8 +244,6 @@ def _clean(header: Dataset, keyword: str) -> str | None:
     if not re.fullmatch(_PATTERNS.get(vr, r".*"), text) and text:
         return None
     if vr == "DA" and text and not _is_date(text):
-        return None
-    if vr == "UI" and len(text) > 64:
         return None
     if keyword == "TimezoneOffsetFromUTC" and not re.fullmatch(r"[+-](0\d|1[0-4])[0-5]\d", text):
         return None
