@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io as stdio
 import itertools
+import os
 import re
 import shutil
 import struct
@@ -200,7 +201,7 @@ class Case:
 
 
 def orientations():
-    for degrees, some in ((0, ALL_AXIS_CODES[::2]), (25, ALL_AXIS_CODES)):
+    for degrees, some in ((0, ALL_AXIS_CODES[::8]), (25, ALL_AXIS_CODES)):
         body = Volume(np.empty(SHAPE, np.int16), rotation(degrees) @ straight())
         for codes in some:
             grid = body.grid.reorient(codes)
@@ -847,7 +848,7 @@ def multi_frames():
 
 
 LEAST = {
-    orientations: 70,
+    orientations: 58,
     names_and_numbers: 11,
     tilts: 25,
     missing: 30,
@@ -966,19 +967,24 @@ def test_read_right_or_refused_with_a_reason(fault, tmp_path, capsys):
             counts[judge(case, folder)] += 1
         except AssertionError as error:
             wrong.append(f"{case.name}: {(str(error).splitlines() or ['?'])[0]}")
+    peak = peak_mb()
     with capsys.disabled():
         told = f"{counts['right']} right, {counts['refused']} refused, {len(wrong)} wrong"
-        print(f"\n{fault.__name__}: {told}, {peak_mb()} MB at most", end="")
+        print(f"\n{fault.__name__}: {told}, {peak} MB at most", end="")
     assert not wrong, "\n".join(wrong)
     assert counts.total() >= LEAST[fault]
-    assert peak_mb() < 1024
+    assert peak < 1024
 
 
 def peak_mb():
-    """Of the processes that took the files apart."""
+    """Of the processes that took the files apart and were not ended by their limits."""
+    most = 0
+    for process in sandbox._idle._processes:
+        status = Path(f"/proc/{process._popen.pid}/status")
+        if status.exists():
+            most = max(most, int(re.search(r"VmHWM:\s*(\d+)", status.read_text())[1]) >> 10)
     sandbox._idle.close()
-    resource = pytest.importorskip("resource")
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10
+    return most
 
 
 def test_the_corpus_is_large():
@@ -989,9 +995,9 @@ def test_the_corpus_is_large():
 
 
 def second_opinions():
-    yield from itertools.islice(orientations(), 0, None, 9)
+    yield from itertools.islice(orientations(), 0, None, 12)
     yield next(names_and_numbers())
-    yield from (case for case in encodings() if "signed True" in case.name or "12 bits" in case.name)
+    yield from itertools.islice(encodings(), 0, 15, 2)
     yield from itertools.islice(multi_frames(), 0, 2)
 
 
@@ -1026,4 +1032,37 @@ def test_dcm2niix_has_the_same_values_at_the_same_points(tmp_path, capsys):
         count += 1
     with capsys.disabled():
         print(f"\ndcm2niix agrees on {count} volumes", end="")
-    assert count >= 15
+    assert count >= 12
+
+
+DCMTK = os.pathsep.join(p for p in os.get_exec_path() if not Path(p).is_relative_to(sys.prefix))
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(not shutil.which("dcmcjpeg", path=DCMTK), reason="DCMTK is not installed")
+@pytest.mark.parametrize(
+    "make", [enhanced, lambda shape: files(stack(shape=shape))], ids=["enhanced", "classic"]
+)
+@pytest.mark.parametrize(
+    ("tool", "option", "syntax"),
+    [
+        ("dcmcjpeg", "+e1", "JPEG Lossless, Non-Hierarchical, First-Order Prediction"),
+        ("dcmcjpeg", "+el", "JPEG Lossless, Non-Hierarchical (Process 14)"),
+        ("dcmcjpls", "+el", "JPEG-LS Lossless"),
+        ("dcmcrle", "-v", "RLE Lossless"),
+        ("dcmconv", "+ti", "Implicit VR Little Endian"),
+        ("dcmconv", "+tb", "Explicit VR Big Endian"),
+        ("dcmconv", "+td", "Deflated Explicit VR Little Endian"),
+    ],
+)
+def test_what_dcmtk_packed(tmp_path, make, tool, option, syntax):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").mkdir()
+    for name, data in make(shape=(16, 33, 41)).items():
+        (tmp_path / "in" / name).write_bytes(data)
+        command = [shutil.which(tool, path=DCMTK), option, tmp_path / "in" / name, tmp_path / "out" / name]
+        subprocess.run(list(filter(None, command)), check=True, capture_output=True)
+    before, after = io.read(tmp_path / "in"), io.read(tmp_path / "out")
+    assert after.facts["transfer_syntax"].startswith(syntax)
+    np.testing.assert_array_equal(after.volume.array, before.volume.array)
+    np.testing.assert_allclose(after.volume.affine, before.volume.affine, rtol=0, atol=1e-9)

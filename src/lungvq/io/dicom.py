@@ -85,7 +85,7 @@ class Image:
     shown : Path
         What to call it; for members of archives the archive and the name within.
     tags : dict
-        Values by keyword, see `lungvq.io.header.TAGS`; None where the header does not tell.
+        Values by keyword, see `lungvq.io.header.TAGS`, and Transfer Syntax UID; None where not told.
     wire : dict
         Where its pixels lie, for `sandbox.each`.
     """
@@ -628,7 +628,7 @@ def _remarks(stack: Stack) -> list[Finding]:
 
 
 def _is_lossy(image: Image) -> bool:
-    return image.wire["syntax"] in _LOSSY or str(image.get("LossyImageCompression")) == "01"
+    return image.get("TransferSyntaxUID") in _LOSSY or str(image.get("LossyImageCompression")) == "01"
 
 
 def _contrast(image: Image) -> str | None:
@@ -661,7 +661,7 @@ def _decoded(images: Sequence[Image]) -> NDArray[np.int16]:
     bad = [(image, reply) for image, reply in zip(images, replies, strict=True) if "bytes" not in reply]
     if bad:
         image, reply = bad[0]
-        syntax = image.wire["syntax"]
+        syntax = image.get("TransferSyntaxUID")
         told = reply.get("refused") or f"cannot be read ({reply.get('unreadable')})"
         more = f"; {len(bad) - 1} more like it" if len(bad) > 1 else ""
         message = f"{image.name} {told} (transfer syntax {_SYNTAXES.get(syntax, syntax)}){more}"
@@ -752,7 +752,7 @@ def facts_of(part: Part, stack: Stack | None) -> dict[str, Any]:
     images = stack.slices if stack else part.images
     first = images[0]
     patient = patient_of(part)
-    syntax = first.wire["syntax"]
+    syntax = first.get("TransferSyntaxUID")
     return {
         "patient": hashlib.sha256(patient.id.encode()).hexdigest()[:12] if patient.id else None,
         **{name: _plain_text(first.get(keyword)) for name, keyword in _TEXT_FACTS.items()},

@@ -159,8 +159,10 @@ def describe(path: str) -> dict[str, Any]:
                 if any(ct.startswith(kind) for ct in (_CT, _ENHANCED_CT, _LEGACY_CT)):
                     raise Damaged("is cut short: it has no pixels")
                 return {"kind": "other"}
+            stream = inflated(file, head)
+            tags["TransferSyntaxUID"] = where["syntax"] if stream is file else _DEFLATED
             if where["length"] is None:
-                _check_packed(inflated(file, head), where)
+                _check_packed(stream, where)
             frames = list(_frames(header, tags, {**where, "path": path}))
         except BaseException as error:
             series = tags["SeriesInstanceUID"]

@@ -9,7 +9,7 @@ from typing import Any
 from lungvq.errors import InputError, ResourceError
 from lungvq.findings import Finding
 from lungvq.io import dicom, formats
-from lungvq.io.archive import is_archive
+from lungvq.io.archive import Unpacked, is_archive
 from lungvq.io.header import looks_like_dicom
 from lungvq.io.scan import MIN_SLICES, Patient, Scan, check_chest_ct, check_ct_spacing, hu_from_stored
 from lungvq.volume import Grid, Volume
@@ -47,8 +47,8 @@ class SeriesInfo:
         As in `Scan`; not part of `to_dict`.
     stack : Stack or None
         For `read_series`.
-    keep : object
-        As in `Scan`.
+    keep : Unpacked or None
+        As in `Scan`; `to_dict` calls what was unpacked by its name in the archive.
     """
 
     path: Path
@@ -66,7 +66,7 @@ class SeriesInfo:
     findings: tuple[Finding, ...] = ()
     patient: Patient = field(default_factory=Patient)
     stack: dicom.Stack | None = field(default=None, repr=False)
-    keep: object = field(default=None, repr=False)
+    keep: Unpacked | None = field(default=None, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -87,7 +87,7 @@ class SeriesInfo:
             "coverage_mm": round(grid.shape[0] * grid.spacing[0], 1) if grid else None,
             "facts": self.facts,
             "findings": [f.to_dict() for f in self.findings],
-            "files": [str(f) for f in self.files],
+            "files": [str(self.keep.files.get(f, f) if self.keep else f) for f in self.files],
         }
 
 
