@@ -26,7 +26,7 @@ from lungvq.pipeline import Clock, Options, analyse
 from lungvq.progress import SILENT, Progress
 from lungvq.report import write_report
 from lungvq.result import MAPS, CaseResult
-from lungvq.volume import Volume
+from lungvq.volume import CANONICAL, Volume
 
 __all__ = ["Cost", "RunRecord", "expected_cost", "run_case"]
 
@@ -113,7 +113,7 @@ def run_case(
         clock = Clock(progress)
         with clock.stage("reading the scans"):
             scans = _read(insp), _read(exp)
-            source = _source(scans[1], dicom, named, hashes, options)
+            source = dicom_source(scans[1], dicom, named, hashes, options)
         _check_resources(scans, out, max_memory_gb, progress, dicom=source is not None)
         result = analyse(*scans, case=case, options=options, progress=progress)
         del scans
@@ -154,7 +154,7 @@ def _read(source: Path | io.SeriesInfo) -> io.Scan:
     return io.read_series(source) if isinstance(source, io.SeriesInfo) else io.read(source)
 
 
-def _source(
+def dicom_source(
     exp: io.Scan, dicom: bool | None, case: str | None, hashes: Mapping[str, str], options: Options
 ) -> Source | None:
     """Patient and study for the DICOM results; None where there are to be none.
@@ -164,7 +164,8 @@ def _source(
     """
     if not (exp.kind == "dicom" if dicom is None else dicom):
         return None
-    check_right_angles(exp.volume.grid)
+    grid = exp.volume.grid
+    check_right_angles(grid if exp.kind == "dicom" else grid.reorient(CANONICAL))
     if exp.kind == "dicom":
         return read_source(exp.files, _key(hashes, "", options))
     return made_up(case, _key(hashes, case or "", options))
