@@ -32,6 +32,7 @@ REACH = 0.4  # share of the way to the centre of mass that one branch goes (Tawh
 MAX_ANGLE = np.deg2rad(60.0)
 MIN_LENGTH_MM = 2.0
 ROOM_MM = 2.0  # from pleura and fissure, where there is so much
+HILUM_MM = 5.0  # room that a bronchus has outside the lungs
 SAMPLE_MM = 0.5  # how finely a branch is tried against its lobe
 SURE = 0.7  # share of the distance to pleura and fissure that is trusted: they are of first order
 TRACHEA_MM = 180.0  # beyond the top of any chest CT: the larynx follows
@@ -169,7 +170,8 @@ def grow_trees(
     fissure : ndarray, shape (N,)
         Distance to the nearest fissure, mm.
     hila : ndarray, shape (2, 3)
-        Right and left: where the intermediate and the left main bronchus divide.
+        Right and left: where the intermediate and the left main bronchus divide. Where there is lung, they
+        do so nearer to the middle.
     carina : ndarray, shape (3,)
     rng : Generator
     inside : callable
@@ -182,6 +184,7 @@ def grow_trees(
     trees : Trees
     """
     space = _Space(points, np.asarray(labels, np.int64), pleura, fissure, inside, rng)
+    hila = np.array([space.retreat(h, np.array([carina[0], h[1], h[2]]), HILUM_MM) for h in hila])
     air_seeds = space.room[_spread(space.room, 0.89 * airway_step, rng.permutation(len(space.room)))]
     art_seeds = _spread(space.room, 0.89 * vessel_step, rng.permutation(len(space.room)))
     gap = cKDTree(space.room[art_seeds]).query(space.room)[0]
@@ -223,6 +226,14 @@ class _Space:
     def lobe_of(self, points: Floats) -> Ints:
         return np.asarray(self.inside(points), np.int64)
 
+    def retreat(self, point: Floats, toward: Floats, room: float) -> Floats:
+        """The first point on the way `toward` another that has `room` mm around it outside the lungs."""
+        way = point + np.linspace(0, 1, 41)[:, None] * (toward - point)
+        around = np.concatenate([np.zeros((1, 3)), np.eye(3), -np.eye(3)]) * room
+        probes = (way[:, None] + around).reshape(-1, 3)
+        free = (self.lobe_of(probes).reshape(len(way), -1) == 0).all(axis=1)
+        return np.asarray(way[free.argmax()])
+
     def near(self, lobe: int, points: Floats, count: int = 1) -> Floats:
         """The points with room around them nearest to each, shape (M, count, 3)."""
         which = self._near[lobe].query(points, k=np.arange(1, count + 1))[1]
@@ -238,6 +249,13 @@ class _Space:
             points, first, owner = _along(start[ask], stop[ask], SAMPLE_MM)
             sure[ask] = np.logical_and.reduceat(self.lobe_of(points) == lobe[ask][owner], first)
         return sure
+
+    def clear_of_lungs(self, start: Floats, stop: Floats) -> Bools:
+        """Whether each segment stays outside the lungs."""
+        if len(start) == 0:
+            return np.zeros(0, bool)
+        points, first, _ = _along(start, stop, 1.0)
+        return np.logical_and.reduceat(self.lobe_of(points) == 0, first)
 
     def _deep(self, start: Floats, stop: Floats, lobe: Ints) -> Bools:
         """Whether both ends lie in a ball that is surely within the lobe: saves most of the asking."""
@@ -552,28 +570,49 @@ def _keep_away(avoid: cKDTree, start: Floats, stop: Floats, clear_mm: float = 6.
     return options[cost.argmin(axis=0), np.arange(len(stop))]
 
 
-def _enter(space: _Space, hub: Floats, lobe: int, avoid: cKDTree | None = None) -> tuple[Floats, Floats]:
-    """Where the way from a hilum to a lobe crosses its surface, and where it ends inside.
+class _Way(NamedTuple):
+    """From a hilum into a lobe: round what is in the way, to the surface of the lobe, to where it ends."""
 
-    The way is short, ends with room around it and runs through no other lobe, as far as there is one.
+    corner: Floats
+    surface: Floats
+    end: Floats
+    cost: float
+    foreign: float  # mm through other lobes
+
+
+def _enter(space: _Space, hub: Floats, lobe: int, avoid: cKDTree | None = None) -> _Way:
+    """A short way from a hilum to a place in a lobe with room around it, through no other lobe.
+
+    It is straight where it can be; else it turns once outside the lungs.
     """
     mine = space.room_lobe == lobe
     deep = mine & (space.depth > 5.0)
     choice = space.room[deep if deep.sum() > 20 else mine]
-    way = np.linalg.norm(choice - hub, axis=1)
-    near = np.argsort(way, kind="stable")[:400:4]
+    straight = _enter_from(space, hub, choice, lobe, avoid)
+    if straight.foreign == 0:
+        return straight
+    shift = np.arange(-36.0, 37.0, 18.0)
+    corners = hub + np.stack(np.meshgrid(0.0, shift, shift, indexing="ij"), axis=-1).reshape(-1, 3)
+    corners = corners[space.clear_of_lungs(np.broadcast_to(hub, corners.shape), corners)]
+    ways = [straight, *(_enter_from(space, c, choice, lobe, avoid) for c in corners)]
+    return min(ways, key=lambda w: w.cost + float(np.linalg.norm(w.corner - hub)))
+
+
+def _enter_from(space: _Space, corner: Floats, choice: Floats, lobe: int, avoid: cKDTree | None) -> _Way:
+    way = np.linalg.norm(choice - corner, axis=1)
+    near = np.argsort(way, kind="stable")[:600:20]
     choice, way = choice[near], np.maximum(way[near], 8.0)
-    points, first, owner = _along(np.broadcast_to(hub, choice.shape), choice, SAMPLE_MM)
+    points, first, owner = _along(np.broadcast_to(corner, choice.shape), choice, SAMPLE_MM)
     label = space.lobe_of(points)
     foreign = np.add.reduceat((label != 0) & (label != lobe), first) * SAMPLE_MM
-    cost = way + 3.0 * foreign
+    cost = way + 20.0 * foreign
     if avoid is not None:
         cost += np.add.reduceat(np.maximum(7.0 - avoid.query(points)[0], 0), first) * SAMPLE_MM
     best = int(cost.argmin())
     on_way = np.flatnonzero(owner == best)
     elsewhere = np.flatnonzero(label[on_way] != lobe)
     crossing = 0 if len(elsewhere) == 0 else elsewhere[-1] + 1
-    return points[on_way[crossing]], choice[best]
+    return _Way(corner, points[on_way[crossing]], choice[best], float(cost[best]), float(foreign[best]))
 
 
 def _to_lobe(
@@ -585,14 +624,14 @@ def _to_lobe(
     name: str,
     avoid: cKDTree | None = None,
 ) -> tuple[int, Floats, Floats]:
-    """The branch from a hilum into a lobe, in two pieces: outside and inside it."""
-    surface, end = _enter(space, hub, lobe, avoid)
-    if np.linalg.norm(surface - hub) > SAMPLE_MM:
-        parent = sprout.add_one(hub, surface, 0, parent, name)
-        name = ""
-    else:
-        surface = hub
-    return sprout.add_one(surface, end, lobe, parent, name), end, end - hub
+    """The branch from a hilum into a lobe, in pieces: outside and inside it."""
+    way = _enter(space, hub, lobe, avoid)
+    at = hub
+    for stop in (way.corner, way.surface):
+        if np.linalg.norm(stop - at) > SAMPLE_MM:
+            parent = sprout.add_one(at, stop, 0, parent, name)
+            at, name = stop, ""
+    return sprout.add_one(at, way.end, lobe, parent, name), way.end, way.end - at
 
 
 def _segments(space: _Space, lobe: str, seeds: Floats) -> Ints:
@@ -610,12 +649,13 @@ def _segments(space: _Space, lobe: str, seeds: Floats) -> Ints:
         cost = ((points[:, None] - centre) ** 2).sum(axis=-1) - weight
         return np.asarray(cost.argmin(axis=1), np.int64)
 
-    for _ in range(12):
+    for turn in range(40):
         mine = cell(cloud)
         share = np.bincount(mine, minlength=len(centre)) / len(cloud)
-        mean = [cloud[mine == n].mean(axis=0) if share[n] else centre[n] for n in range(len(centre))]
-        centre = (centre + np.array(mean)) / 2
-        weight += 0.2 * scale * (1 / len(centre) - share)
+        if turn < 6:
+            mean = [cloud[mine == n].mean(axis=0) if share[n] else centre[n] for n in range(len(centre))]
+            centre = (centre + np.array(mean)) / 2
+        weight += 0.1 * scale * (1 / len(centre) - share)
     return cell(seeds)
 
 
@@ -627,7 +667,7 @@ def _airways(space: _Space, seeds: Floats, hila: Floats, carina: Floats, rng: np
     """Trachea to small airways."""
     sprout = _Sprout()
     trachea = sprout.add_one(carina + np.array([0.0, -0.08, 1.0]) * TRACHEA_MM, carina, 0, -1, "trachea")
-    fork = carina + 0.55 * (hila[0] - carina)
+    fork = space.retreat(carina + 0.55 * (hila[0] - carina), carina, HILUM_MM)
     right = sprout.add_one(carina, fork, 0, trachea, "RMB")
     left = sprout.add_one(carina, hila[1], 0, trachea, "LMB")
     hubs = {"RUL": (fork, right), "LUL": (hila[1], left), "LLL": (hila[1], left)}
@@ -786,11 +826,19 @@ def _beside(space: _Space, airways: Tree, follow: Bools, radius: Floats) -> Floa
         wish = wish - 0.8 * (wish @ toward[b]) * toward[b]
         off[b] = wish / max(float(np.linalg.norm(wish)), 1e-9)
     gap = OUTER * airways.radius + radius
+    for b in np.flatnonzero(follow & (airways.lobe == 0)):
+        # outside the lungs: as far off as they leave room, at the surface of a lobe not at all
+        reach = stop[b] + np.linspace(gap[b], 0.0, 9)[:, None] * off[b]
+        gap[b] = np.linspace(gap[b], 0.0, 9)[(space.lobe_of(reach) == space.lobe_of(stop[b][None])).argmax()]
     scale = np.where(follow, 1.0, 0.0)
     tried = np.flatnonzero(follow & (airways.lobe > 0))
+    outer = np.flatnonzero(follow & (airways.lobe == 0) & (airways.generation > 1))
     for attempt in range(6):
         place = stop + (scale * gap)[:, None] * off
         stray = tried[~space.clear(place[up[tried]], place[tried], airways.lobe[tried])]
+        # trunks stay out of the lungs, but for their last millimetre
+        short = place[up[outer]] + 0.9 * (place[outer] - place[up[outer]])
+        stray = np.append(stray, outer[~space.clear_of_lungs(place[up[outer]], short)])
         if len(stray) == 0:
             break
         factor = 0.5 if attempt < 4 else 0.0
@@ -829,6 +877,7 @@ def _veins(
         hilum = hila[0] if vein.startswith("R") else hila[1]
         upper = vein.endswith("SPV")
         hub = hilum + ([0.0, -14.0, -12.0] if upper else [0.0, 8.0, -26.0])
+        hub = space.retreat(hub, np.array([atrium[0], hub[1], hub[2]]), HILUM_MM)
         mouth = atrium + 0.35 * (hub - atrium)
         root = sprout.add_one(mouth, hub, 0, -1, vein)
         for name in present:
