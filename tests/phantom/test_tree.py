@@ -117,6 +117,19 @@ def test_no_branch_leaves_its_lobe(trees, name):
     assert (tree.lobe[tree.is_leaf] > 0).all()
 
 
+def test_trunks_pass_through_no_lobe_but_their_own(trees):
+    """Trunks reach the surface of their lobe from outside the lungs; the hila given here lie in the lungs."""
+    assert (lobes_of(HILA) > 0).all()
+    for tree in trees:
+        for b in np.flatnonzero(tree.lobe == 0):
+            own = set(tree.lobe[tree.subtree(b)])
+            start, stop = tree.ends[b]
+            share = np.linspace(0, 1, 201)[:, None]
+            found = lobes_of(start + share * (stop - start))
+            foreign = (found > 0) & ~np.isin(found, list(own))
+            assert foreign.mean() * tree.length[b] < 0.5  # mm, where the surfaces of two lobes meet
+
+
 def test_ends_share_the_lung_by_volume_and_keep_their_distance(trees):
     _, labels, *_ = cloud()
     volume = np.bincount(labels, minlength=6)[1:] / len(labels)

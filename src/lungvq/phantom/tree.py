@@ -254,7 +254,7 @@ class _Space:
         """Whether each segment stays outside the lungs."""
         if len(start) == 0:
             return np.zeros(0, bool)
-        points, first, _ = _along(start, stop, 1.0)
+        points, first, _ = _along(start, stop, SAMPLE_MM)
         return np.logical_and.reduceat(self.lobe_of(points) == 0, first)
 
     def _deep(self, start: Floats, stop: Floats, lobe: Ints) -> Bools:
@@ -837,7 +837,7 @@ def _beside(space: _Space, airways: Tree, follow: Bools, radius: Floats) -> Floa
         place = stop + (scale * gap)[:, None] * off
         stray = tried[~space.clear(place[up[tried]], place[tried], airways.lobe[tried])]
         # trunks stay out of the lungs, but for their last millimetre
-        short = place[up[outer]] + 0.9 * (place[outer] - place[up[outer]])
+        short = place[up[outer]] + 0.96 * (place[outer] - place[up[outer]])
         stray = np.append(stray, outer[~space.clear_of_lungs(place[up[outer]], short)])
         if len(stray) == 0:
             break
