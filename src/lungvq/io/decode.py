@@ -69,10 +69,13 @@ def _native(wire: dict[str, Any], rows: int, columns: int, allocated: int) -> np
         raise Damaged(f"has {length} bytes of pixels where its header claims {frames * size}")
     swapped = not wire["little"] and allocated > 8
     kind = np.dtype(f"{'>' if swapped else '<'}{'i' if wire['signed'] else 'u'}{allocated // 8}")
-    with open(wire["path"], "rb") as file:  # noqa: PTH123
-        stream = inflated(file, file.read(1024))
-        stream.seek(wire["offset"] + int(wire["frame"]) * size)
-        content = stream.read(size)
+    start = wire["offset"] + int(wire["frame"]) * size
+    if wire["deflated"]:
+        content = _unpacked(wire["path"])[start : start + size]
+    else:
+        with open(wire["path"], "rb") as file:  # noqa: PTH123
+            file.seek(start)
+            content = file.read(size)
     if len(content) != size:
         raise Damaged("is cut short")
     if allocated == 8 and not wire["little"]:  # big-endian words of two pixels each
@@ -81,6 +84,12 @@ def _native(wire: dict[str, Any], rows: int, columns: int, allocated: int) -> np
 
 
 @lru_cache(maxsize=1)  # the frames of one file are asked for one after another
+def _unpacked(path: str) -> bytes:
+    with open(path, "rb") as file:  # noqa: PTH123
+        return inflated(file, file.read(1024)).read()
+
+
+@lru_cache(maxsize=1)
 def _whole(path: str) -> Dataset:
     import pydicom
 

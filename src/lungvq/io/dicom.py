@@ -247,7 +247,7 @@ def _images(file: Path, shown: Path, reply: dict[str, Any]) -> list[Image]:
     made = []
     for own, wire in reply["frames"]:
         mine = {**tags, **{k: _printable(v) for k, v in own.items() if v is not None}} if own else tags
-        made.append(Image(file, shown, mine, wire))
+        made.append(Image(file, shown, mine, {**wire, "path": str(file.absolute())}))
     return made
 
 

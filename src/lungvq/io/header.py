@@ -163,7 +163,12 @@ def describe(path: str) -> dict[str, Any]:
             tags["TransferSyntaxUID"] = where["syntax"] if stream is file else _DEFLATED
             if where["length"] is None:
                 _check_packed(stream, where)
-            frames = list(_frames(header, tags, {**where, "path": path}))
+            elif where["offset"] + where["length"] > where["end"]:
+                raise Damaged(
+                    f"is cut short: {where['end'] - where['offset']} of {where['length']} bytes of pixels"
+                )
+            place = {**where, "path": path, "deflated": stream is not file}
+            frames = list(_frames(header, tags, place))
         except BaseException as error:
             series = tags["SeriesInstanceUID"]
             return {"kind": "damaged", "reason": reason_of(error, "parsed"), "series": series}
