@@ -163,8 +163,8 @@ Binary; label maps on request. Frames have the full matrix; only those that hold
 
 TID 1500 in Comprehensive 3D SR, complete, unverified. One group for each region: TID 1411 on its segment for
 lungs and lobes, TID 1501 for both lungs together and for zones. Every defined number of `metrics.csv` is there,
-with its seven digits, unit (UCUM), method and, where there is one, interval (`ci_low`, `ci_high`); a number
-that a check touches has its state as a property (`qc`).
+with its seven digits, unit (UCUM), method and, where there is one, interval (`ci_low`, `ci_high`). Properties
+mark what is not the default estimate (`use`: `alternative`), and what a check touches (`qc`: its state).
 
 {_table(("region", "finding site", "laterality"), sites)}
 

@@ -171,6 +171,7 @@ def measured(dataset):
                 number.MeasurementUnitsCodeSequence[0].CodeValue,
                 *bounds,
                 code(inner["qc"].ConceptCodeSequence[0]) if "qc" in inner else "qc_pass",
+                "use" not in inner,
             )
     return found
 
@@ -185,8 +186,9 @@ def test_the_report_holds_the_numbers_of_metrics_csv_and_no_others(case, request
     found = measured(done.read("measurements")[0])
     assert len(found) == len(table) > 100
     for row in table.itertuples():
-        value, unit, low, high, qc = found[row.region, short(row.metric), row.method]
+        value, unit, low, high, qc, default = found[row.region, short(row.metric), row.method]
         assert (value, unit) == (row.value, row.unit)
+        assert default == bool(row.is_default)
         assert qc == f"qc_{row.qc.split()[0].lower()}"
         assert (low is None) == np.isnan(row.ci_low)
         if low is not None:

@@ -1,7 +1,10 @@
 """The quantitative series and the colour pictures: every voxel at its place, with its value."""
 
+import os
 import tracemalloc
+from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -14,6 +17,7 @@ from lungvq.export.dicom import check_right_angles, made_up, read_source
 from lungvq.export.dicom.common import Context, planes_of
 from lungvq.export.dicom.fused import write_fused
 from lungvq.export.dicom.series import PADDING, scaling_of, write_series
+from lungvq.export.dicom.source import Reference
 from lungvq.volume import ALL_AXIS_CODES, Grid, Volume
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -228,3 +232,47 @@ def test_planes_are_those_of_a_pasted_volume(make):
         np.testing.assert_array_equal(np.stack([plane(k) for k in range(grid.shape[0])]), expected)
     with pytest.raises(GeometryError):
         planes_of(Volume(np.zeros((99, 2, 2)), case.exp_grid.affine), case.exp_grid, 0)
+
+
+REAL = Path(os.environ.get("LUNGVQ_TEST_DATA", "")) / "ct-chest-1mm-dicom"
+
+
+@pytest.mark.skipif("LUNGVQ_TEST_DATA" not in os.environ, reason="LUNGVQ_TEST_DATA is not set")
+def test_on_a_real_feet_first_scan_every_slice_lies_on_the_scans_own(make, tmp_path):
+    scan = io.read(REAL)
+    grid = scan.volume.grid
+    case = make.case(grid.reorient("SPL"), grid.codes)
+    context = Context(case, read_source(scan.files, "s"), NOW)
+    assert context.slices is not None
+    write_series(context, "ventilation", tmp_path)
+    reference = sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(scan.files[0].parent)))
+    headers = [pydicom.dcmread(file, stop_before_pixels=True) for file in scan.files]
+    sources = {header.SOPInstanceUID: header for header in headers}
+    size = reference.GetSize()
+    origin = {round(reference.TransformIndexToPhysicalPoint((0, 0, k))[2], 3): k for k in range(size[2])}
+    off = 0.0
+    for path in sorted(tmp_path.iterdir()):
+        image = pydicom.dcmread(path, stop_before_pixels=True)
+        k = origin[round(float(image.ImagePositionPatient[2]), 3)]
+        corner = world_of(image)[-1, -1]
+        expected = reference.TransformIndexToPhysicalPoint((size[0] - 1, size[1] - 1, k))
+        off = max(off, np.abs(corner - expected).max())
+        named = sources[image.SourceImageSequence[0].ReferencedSOPInstanceUID]
+        assert named.ImagePositionPatient[2] == pytest.approx(float(image.ImagePositionPatient[2]), abs=0.02)
+        assert image.PatientPosition == named.PatientPosition == "FFS"
+    assert off < 1e-4
+    assert len(list(tmp_path.iterdir())) == size[2]
+
+
+def test_frames_of_a_multi_frame_scan_are_named_by_number(make, tmp_path):
+    grid = make.grid((6, 9, 10))
+    source = read_source(make.ct(grid, tmp_path / "ct"), "s")
+    enhanced = "1.2.840.10008.5.1.4.1.1.2.1"
+    frames = [Reference(enhanced, "1.2.7", r.position, n) for n, r in enumerate(source.slices, start=1)]
+    context = Context(make.case(grid), replace(source, slices=tuple(frames)), NOW)
+    write_series(context, "ventilation", tmp_path / "v")
+    for k, path in enumerate(sorted((tmp_path / "v").iterdir())):
+        item = pydicom.dcmread(path).SourceImageSequence[0]
+        assert (item.ReferencedSOPInstanceUID, item.ReferencedFrameNumber) == ("1.2.7", k + 1)
+    # highdicom cannot take single frames as sources: what it makes refers to our own series.
+    assert {h.SeriesInstanceUID for h in context.headers(0, 2)} == {context.series_uid("ventilation")}

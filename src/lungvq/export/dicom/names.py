@@ -9,7 +9,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import UID
 
-from lungvq.anatomy import LOBES, LUNG_OF_LOBE, LUNGS, PRM_CLASSES, VQ_CLASSES, ZONES
+from lungvq.anatomy import LOBES, LUNG_OF_LOBE, LUNGS, VQ_CLASSES, ZONES
 
 __all__ = [
     "CLASS_TITLES",
@@ -139,7 +139,12 @@ TITLES: dict[str, str] = {
     "ci_low": "Lower end of the 95 % interval",
     "ci_high": "Upper end of the 95 % interval",
     "equal_height_per_lung": "Thirds of equal height of each lung at expiration",
-    **{f"prm_{name}": f"Parametric response map: {name.replace('_', ' ')}" for name in PRM_CLASSES},
+    "use": "Use",
+    "alternative": "Another estimate of the same, not the default",
+    "prm_normal": "Normal lung (PRM)",
+    "prm_fsad": "Functional small airways disease (PRM)",
+    "prm_emphysema": "Emphysema (PRM)",
+    "prm_emptying_emphysema": "Emptying emphysema (PRM)",
 }
 
 
@@ -160,7 +165,7 @@ def title_of(value: str) -> str:
         title = TITLES[stem]
         plain = title if title[1].isupper() or "/" in title.split()[0] else title[0].lower() + title[1:]
         return f"Share of {plain}"
-    return value.replace("_", " ").strip().capitalize()[:64]
+    return value.replace("_", " ").strip().capitalize()
 
 
 _SHORTER = {
@@ -194,7 +199,7 @@ def short(name: str) -> str:
 
 def own(name: str) -> Code:
     """The code of the private scheme for a name that ``metrics.csv`` or ``run.json`` uses."""
-    return Code(short(name), OWN_SCHEME, title_of(name))
+    return Code(short(name), OWN_SCHEME, title_of(name)[:64])
 
 
 def ucum(unit: str) -> Code:

@@ -113,6 +113,7 @@ class _Row(Protocol):
 
     metric: str
     method: str
+    is_default: int
     value: float
     ci_low: float
     ci_high: float
@@ -178,10 +179,14 @@ def _measurement(row: _Row) -> Measurement:
                 relationship_type=RelationshipTypeValues.HAS_PROPERTIES,
             )
             content.append(number)
+    properties = []
+    if not row.is_default:
+        properties.append((own("use"), own("alternative")))
     if not row.qc.startswith("PASS"):
-        state = _quality_code(row.qc)
+        properties.append((own("qc"), _quality_code(row.qc)))
+    for question, answer in properties:
         content.append(
-            CodeContentItem(own("qc"), state, relationship_type=RelationshipTypeValues.HAS_PROPERTIES)
+            CodeContentItem(question, answer, relationship_type=RelationshipTypeValues.HAS_PROPERTIES)
         )
     return measurement
 
