@@ -4,12 +4,13 @@ from collections import Counter
 
 import pydicom
 import pytest
+from pydicom._dicom_dict import DicomDictionary
 from pydicom.datadict import dictionary_description, dictionary_has_tag, dictionary_VR
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, PositronEmissionTomographyImageStorage
 
-from lungvq.deid.clean import Deidentifier, Secret
+from lungvq.deid.clean import _EQUIPMENT, _KINDS, Deidentifier, Secret
 from lungvq.deid.profile import Action, Option, Profile, table
 from lungvq.errors import UsageError
 
@@ -181,3 +182,23 @@ def test_codes_say_which_options_were_used():
     assert Profile().codes() == [("113100", "Basic Application Confidentiality Profile")]
     codes = Profile(frozenset(set(Option) - {Option.FULL_DATES})).codes()
     assert [value for value, _ in codes] == ["113100", "113105", "113107", "113108", "113109", "113112"]
+
+
+def test_of_all_standard_attributes_only_those_of_equipment_keep_words():
+    """Every attribute of PS3.6 with a word, date or UID in it, listed in the table or not, nested or not."""
+    wordy = {*TEXT, "AE", "UR", "UI", "DA", "TM", "DT"}
+    dataset, inner, values = Dataset(), Dataset(), {}
+    for tag, (vr, _, _, _, keyword) in DicomDictionary.items():
+        if tag >> 16 < 8 or keyword in ("SpecificCharacterSet", "SOPClassUID") or vr not in wordy:
+            continue
+        values[keyword] = planted(vr, len(values) % 9000)
+        for place in (dataset, inner):
+            place.add_new(tag, vr, values[keyword])
+    assert len(values) > 1000
+    dataset.SOPClassUID = CTImageStorage
+    dataset.SharedFunctionalGroupsSequence = [inner]
+    Deidentifier(Profile(), SECRET).clean(dataset)
+    for place in (dataset, dataset.SharedFunctionalGroupsSequence[0]):
+        left = {e.keyword for e in place if e.keyword in values and str(e.value) == values[e.keyword]}
+        assert {k for k in left if not k.endswith("UID")} <= _EQUIPMENT
+        assert all(keyword.endswith(_KINDS) for keyword in left if keyword.endswith("UID"))
