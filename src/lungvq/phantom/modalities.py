@@ -212,7 +212,7 @@ def make_modalities(
     states = [_apply(place, phantom.at(share, parcels)[0]) for share in spect.shares]
     grid = grid_around(np.concatenate(states), spect.voxel_mm, 75.0)
     ct, moved = _low_dose_ct(phantom, spect, place, rng)
-    density = np.clip(ct.resample(grid, fill=AIR_HU).array / 1000 + 1, 0, 1.2)
+    density: Array32 = np.clip(ct.resample(grid, fill=AIR_HU).array / 1000 + 1, 0, 1.2, dtype=np.float32)
 
     images = {}
     for name, amount in tracers.items():
