@@ -332,6 +332,21 @@ def test_a_name_that_fits_no_series_or_several_is_refused_with_the_names_there_a
         choose_pair(tmp_path, "7", None)
 
 
+def test_both_breaths_in_one_series_are_told_apart_and_can_be_named(phantom, tmp_path):
+    tags = study_tags("healthy", 2, (4.0, 5.0, 5.0))
+    tags |= {"SeriesInstanceUID": "1.2.9", "SeriesNumber": 2, "SeriesDescription": "CHEST INSP/EXP"}
+    for n, scan in enumerate((phantom.insp, phantom.exp), start=1):
+        own = {**tags, "AcquisitionNumber": n, "AcquisitionTime": f"101{n}00"}
+        write_series(scan.reorient("SPL"), tmp_path / str(n), own, first_number=1000 * n)
+    found = survey(tmp_path)
+    assert {e.key: e.role for e in found.entries} == {"2a": "inspiration", "2b": "expiration"}
+    assert "series 2a" in found.verdict
+    assert "series 2b" in found.verdict
+    with pytest.raises(InputError, match="2 series are called '2'; choose among: 2a, 2b"):
+        choose_pair(tmp_path, "2", None)
+    assert choose_pair(tmp_path, "2A", None).exp.slices == phantom.exp.reorient("SPL").shape[0]
+
+
 def test_a_look_that_fails_sets_one_series_aside_and_no_more(study):
     listed = io.list_series(study)
 

@@ -73,14 +73,15 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """Description or file name, fit for a terminal; with the date where that is needed."""
+        """Description or file name, fit for a terminal; with what sets it apart where that is needed."""
         name = clean(self.series.description or self.series.path.name)
-        return f"{name} ({self.day})" if self.day else name
+        apart = [clean(text) for text in (str(self.series.facts.get("part_by") or ""), self.day) if text]
+        return f"{name} ({', '.join(apart)})" if apart else name
 
     @property
     def title(self) -> str:
         """Key and name."""
-        return f"series {self.key}: {self.name}" if self.series.kind == "dicom" else self.name
+        return f"series {self.key} ({self.name})" if self.series.kind == "dicom" else self.name
 
     @property
     def lung_ml(self) -> float | None:
@@ -235,7 +236,7 @@ def survey_series(
     found = {study: decide(group) for study, group in studies.items()}
     pairs = [pair for pair in found.values() if isinstance(pair, Pair)]
     if len(pairs) == 1:
-        return _survey_with(entries, pairs[0], _how_found(pairs[0], len(studies)))
+        return _survey_with(entries, pairs[0], "", _how_found(pairs[0], len(studies)))
     if pairs:
         days = " and ".join(sorted(_date(pair.insp.series) for pair in pairs))
         why = f"{len(pairs)} studies hold a pair each ({days}); give the folder of one"
@@ -310,7 +311,9 @@ def _looked_at(series: io.SeriesInfo, key: str, look: Look, shared: frozenset[st
     try:
         seen = look(series)
     except (InputError, ResourceError) as error:
-        return Entry(series, key, SET_ASIDE, (_line(str(error).removeprefix(f"{series.path}: ")),))
+        # Paths may name the patient, and the table is kept in the record.
+        told = str(error).removeprefix(str(series.path)).lstrip(":, ")
+        return Entry(series, key, SET_ASIDE, (_line(told),))
     candidate = Candidate.of(series, seen, shared)
     notes = tuple(f"{f.severity}: {f.message}" for f in series.findings if f.severity != "PASS")
     if why := look_reasons(seen):
@@ -425,10 +428,11 @@ def _with_partner(
     found = partner(known, role, others)
     if isinstance(found, Undecided):
         return Survey(tuple(entries), f"no pair was chosen: {found.why}; {HOW_TO_CHOOSE}")
-    return _survey_with(entries, found, f"{role} chosen by the user; {_volumes(found)}")
+    return _survey_with(entries, found, f"{role} chosen by the user; ", "")
 
 
-def _survey_with(entries: Sequence[Entry], pair: Pair, how: str) -> Survey:
+def _survey_with(entries: Sequence[Entry], pair: Pair, before: str, after: str) -> Survey:
+    """The table with the roles of a pair; the verdict names both series, between two parts of a sentence."""
     roles = {id(pair.insp.series): INSPIRATION, id(pair.exp.series): EXPIRATION}
     told = tuple(
         replace(e, role=roles[id(e.series)], reasons=(*e.reasons, *pair.minus))
@@ -436,22 +440,16 @@ def _survey_with(entries: Sequence[Entry], pair: Pair, how: str) -> Survey:
         else e
         for e in entries
     )
-    return Survey(told, how, pair, pair_findings(pair))
+    insp, exp = (next(e for e in told if e.role == role).title for role in (INSPIRATION, EXPIRATION))
+    litres = f"lungs hold {pair.insp.look.lung_ml / 1000:.2f} and {pair.exp.look.lung_ml / 1000:.2f} L"
+    verdict = f"{before}inspiration: {insp}, expiration: {exp}; {litres}{after}"
+    return Survey(told, verdict, pair, pair_findings(pair))
 
 
 def _how_found(pair: Pair, studies: int) -> str:
     by_words = pair.insp.told == INSPIRATION and pair.exp.told == EXPIRATION
-    agree = "words agree" if by_words else "by lung volume"
-    where = f", the only pair within one of {studies} studies" if studies > 1 else ""
-    return f"{_volumes(pair)}; {agree}{where}"
-
-
-def _volumes(pair: Pair) -> str:
-    names = [clean(c.series.description or c.series.path.name) for c in (pair.insp, pair.exp)]
-    numbers = [c.facts.get("series_number") for c in (pair.insp, pair.exp)]
-    insp, exp = (f"series {n} ({name})" if n else name for n, name in zip(numbers, names, strict=True))
-    litres = (pair.insp.look.lung_ml / 1000, pair.exp.look.lung_ml / 1000)
-    return f"inspiration: {insp}, expiration: {exp}; lungs hold {litres[0]:.2f} and {litres[1]:.2f} L"
+    agree = "; words agree" if by_words else "; by lung volume"
+    return agree + (f", the only pair within one of {studies} studies" if studies > 1 else "")
 
 
 def _date(series: io.SeriesInfo) -> str:
