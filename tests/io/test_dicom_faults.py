@@ -778,6 +778,8 @@ def archives():
         if locked[at : at + 4] == b"PK\x01\x02":
             locked[at + 8] |= 1
     yield Case("locked", {"a.zip": bytes(locked)}, REFUSED, "password")
+    beside = {**packed, "documents.zip": bytes(locked)}
+    yield Case("locked, beside slices", beside, codes=set())
     yield Case("nothing in it", {"a.zip": zipped({"README": b"x"})}, REFUSED, "no DICOM")
 
 
@@ -843,6 +845,10 @@ def multi_frames():
         yield Case(syntax.name, packed, codes=set())
     yield Case("more frames than described", enhanced(NumberOfFrames=17), REFUSED, "17 frames")
     yield Case("fewer frames than described", enhanced(NumberOfFrames=3), REFUSED, "3 frames")
+    agent = Dataset()
+    agent.CodeValue, agent.CodingSchemeDesignator, agent.CodeMeaning = "109081", "SCT", "Iohexol"
+    told = enhanced(ContrastBolusAgentSequence=Sequence([agent]))
+    yield Case("with contrast", told, codes={"CONTRAST_AGENT"})
     short = enhanced()
     yield Case("cut short", changed(short, 0, lambda c: c[:-500]), REFUSED, "cut short")
 

@@ -245,3 +245,13 @@ def test_what_was_unpacked_goes_with_the_last_who_needs_it(tmp_path):
     assert file.stat().st_mode & 0o077 == 0 or file.parent.stat().st_mode & 0o077 == 0
     del scan
     assert not file.parent.exists()
+
+
+def test_an_archive_that_cannot_be_unpacked_is_listed_with_its_reason(tmp_path):
+    series(tmp_path)
+    whole = packed(tmp_path, tmp_path / "more.zip").read_bytes()
+    (tmp_path / "more.zip").write_bytes(whole[:-100])
+    usable, locked = sorted(io.list_series(tmp_path), key=lambda info: not info.usable)
+    assert (usable.kind, locked.kind, locked.usable) == ("dicom", "zip", False)
+    assert "cannot be unpacked" in locked.reasons[0]
+    np.testing.assert_array_equal(io.read(tmp_path).volume.array, chest())

@@ -52,9 +52,9 @@ class Unpacked:
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file is a zip, whatever its name."""
+    """Whether a file is a zip, whatever its name; also one that is cut short."""
     with path.open("rb") as stream:
-        return stream.read(4) in (b"PK\3\4", b"PK\5\6") and zipfile.is_zipfile(path)
+        return stream.read(4) in (b"PK\3\4", b"PK\5\6")
 
 
 def unpack(path: Path, into: Unpacked) -> None:

@@ -175,12 +175,15 @@ class Study:
     parts : tuple of Part
     damaged : tuple of (Path, str, str or None)
         DICOM files that cannot be used: what to call them, why, and their series where that can be read.
-    keep : object
+    locked : tuple of (Path, str)
+        Archives that cannot be unpacked, and why.
+    keep : Unpacked or None
         What was unpacked from archives; it is there as long as this is.
     """
 
     parts: tuple[Part, ...]
     damaged: tuple[tuple[Path, str, str | None], ...]
+    locked: tuple[tuple[Path, str], ...] = ()
     keep: Unpacked | None = field(default=None, repr=False)
 
 
@@ -198,13 +201,14 @@ def find(path: Path) -> Study:
     Raises
     ------
     InputError
-        If a file cannot be opened, or an archive not unpacked.
+        If a file cannot be opened.
     ResourceError
         If there is no disk or process for it.
     """
     found = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
     files = {}
     keep = None
+    locked = []
     for file in found:
         try:
             packed = is_archive(file)
@@ -212,7 +216,10 @@ def find(path: Path) -> Study:
             raise InputError(f"{file}: cannot be read ({error.strerror})") from None
         if packed:
             keep = keep or Unpacked()
-            unpack(file, keep)
+            try:
+                unpack(file, keep)
+            except InputError as reason:
+                locked.append((file, str(reason).removeprefix(f"{file}: ")))
         else:
             files[file] = file
     files |= keep.files if keep else {}
@@ -237,7 +244,7 @@ def find(path: Path) -> Study:
         keywords = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID")
         series[tuple(str(image.get(keyword)) for keyword in keywords)].append(image)
     parts = tuple(part for images in series.values() for part in split(images))
-    return Study(parts, tuple(damaged), keep)
+    return Study(parts, tuple(damaged), tuple(locked), keep)
 
 
 def _images(file: Path, shown: Path, reply: dict[str, Any]) -> list[Image]:

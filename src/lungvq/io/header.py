@@ -91,6 +91,7 @@ _DEFLATED, _BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
 
 _PIXEL_TAG, _UNDEFINED = 0x7FE00010, 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_AGENTS = "ContrastBolusAgentSequence"
 _GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 _WIRE = {
     "rows": "Rows",
@@ -150,6 +151,9 @@ def describe(path: str) -> dict[str, Any]:
             try:
                 header, where = _parse(inflated(file, head))
                 tags = {keyword: _plain(header, keyword) for keyword in TAGS}
+                agents = header.get(_AGENTS)
+                if agents and tags["ContrastBolusAgent"] is None:  # as Enhanced CT has it
+                    tags["ContrastBolusAgent"] = _plain(agents[0], "CodeMeaning")
             except BaseException as error:  # damage raises nearly anything, RecursionError too
                 return {"kind": "damaged", "reason": reason_of(error, "parsed"), "series": _series_of(file)}
         try:
@@ -369,7 +373,9 @@ def _parse(stream: BinaryIO) -> tuple[Dataset, dict[str, Any] | None]:
     from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
-    header = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=[*TAGS, *_GROUPS])
+    header = pydicom.dcmread(
+        stream, stop_before_pixels=True, force=True, specific_tags=[*TAGS, *_GROUPS, _AGENTS]
+    )
     implicit, little = map(bool, header.original_encoding)
     guessed = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
     where = _pixel_element(stream, implicit, little)

@@ -26,7 +26,7 @@ class SeriesInfo:
     path : Path
         The file, or the folder that holds the first file of the series.
     kind : str
-        ``"dicom"``, ``"nifti"``, ``"mha"`` or ``"nrrd"``.
+        ``"dicom"``, ``"nifti"``, ``"mha"`` or ``"nrrd"``; ``"zip"`` for one that cannot be unpacked.
     files : tuple of Path
         In slice order where that is known.
     usable : bool
@@ -110,6 +110,7 @@ def list_series(path: Path | str) -> list[SeriesInfo]:
         return [_describe_image(path)]
     study = dicom.find(path)
     listed = [_describe_part(part, study, path) for part in study.parts]
+    listed += [SeriesInfo(file, "zip", (file,), usable=False, reasons=(told,)) for file, told in study.locked]
     if path.is_dir():
         images = sorted(f for f in path.rglob("*") if f.is_file() and formats.kind_of(f))
         listed += [_describe_image(file) for file in images]
@@ -155,6 +156,7 @@ def read(path: Path | str) -> Scan:
     if path.is_file() and len(study.parts) == 1 == len(study.parts[0].images):
         raise InputError(f"{path}: one DICOM file is not a whole scan; give the folder that holds all slices")
     told = "; ".join(f"{_name(i)}: {'; '.join(i.reasons)}" for i in listed[:8])
+    told += "".join(f"; {file.name}: {reason}" for file, reason in study.locked[:3])
     raise InputError(f"{path}: no usable CT series: {told}")
 
 
@@ -207,6 +209,9 @@ def _holds_dicom(path: Path) -> bool:
 
 
 def _say_nothing_found(path: Path, study: dicom.Study) -> str:
+    if study.locked:
+        file, reason = study.locked[0]
+        return f"{file}: {reason}"
     if study.damaged:
         count = len(study.damaged)
         file, reason, _ = study.damaged[0]
