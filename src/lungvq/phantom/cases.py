@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from lungvq.phantom.scanner import Scanner
@@ -170,8 +170,8 @@ class CaseSettings:
     visible: bool = True
     collapsed: Literal["", "left", "RUL", "LLL"] = ""
     fluid: Literal["", "right", "left"] = ""
-    insp: Scanner = field(default_factory=lambda: Scanner(noise_hu=20.0))
-    exp: Scanner = field(default_factory=lambda: Scanner(noise_hu=30.0))
+    insp: Scanner = field(default_factory=lambda: Scanner(noise_hu=12.0))
+    exp: Scanner = field(default_factory=lambda: Scanner(noise_hu=20.0))
 
     @property
     def collapsed_left(self) -> bool:
@@ -179,7 +179,7 @@ class CaseSettings:
         return self.collapsed == "left"
 
 
-_EMPTYING = {"flow": (0.1, 0.4), "blood": (0.25, 0.5), "dry": (0.2, 0.45), "expansion": (1.0, 1.3)}
+_EMPTYING = Disease("emphysema", flow=(0.1, 0.4), blood=(0.25, 0.5), dry=(0.2, 0.45), expansion=(1.0, 1.3))
 _SHALLOW = Breath((8.0, 14.0), (0.012, 0.025), (0.015, 0.035), 0.8, 0.25)
 _ILL = Breath(descent_mm=(30.0, 45.0), widen=(0.05, 0.09), deepen=(0.09, 0.15))
 
@@ -189,39 +189,71 @@ CASES: dict[str, CaseSettings] = {
         "emphysema of the upper lobes: low density, little expansion, little flow",
         _ILL,
         diseases=(
-            Disease("emphysema", 9, where="upper", size_mm=(16, 32), **_EMPTYING),
-            Disease("emphysema", form="band", where="upper", texture="holes", share=0.45, **_EMPTYING),
+            replace(_EMPTYING, count=9, where="upper", size_mm=(16, 32)),
+            replace(_EMPTYING, form="band", where="upper", texture="holes", share=0.45),
         ),
     ),
     "emphysema-lower": CaseSettings(
         "panlobular emphysema of the lower lobes, as in alpha-1 antitrypsin deficiency",
         _ILL,
         diseases=(
-            Disease("emphysema", form="band", where="lower", texture="patches", grain_mm=14, share=0.6,
-                    flow=(0.2, 0.4), blood=(0.3, 0.5), dry=(0.3, 0.5)),
-            Disease("emphysema", 7, where="lower", size_mm=(18, 32), **_EMPTYING),
+            Disease(
+                "emphysema",
+                form="band",
+                where="lower",
+                texture="patches",
+                grain_mm=14,
+                share=0.6,
+                flow=(0.2, 0.4),
+                blood=(0.3, 0.5),
+                dry=(0.3, 0.5),
+            ),
+            replace(_EMPTYING, count=7, where="lower", size_mm=(18, 32)),
         ),
     ),
     "emphysema-diffuse": CaseSettings(
         "centrilobular emphysema everywhere",
         _ILL,
         diseases=(
-            Disease("emphysema", form="band", where="any", texture="holes", grain_mm=7, share=0.5,
-                    flow=(0.2, 0.5), blood=(0.2, 0.4), dry=(0.15, 0.3)),
+            Disease(
+                "emphysema",
+                form="band",
+                where="any",
+                texture="holes",
+                grain_mm=7,
+                share=0.5,
+                flow=(0.2, 0.5),
+                blood=(0.2, 0.4),
+                dry=(0.15, 0.3),
+            ),
         ),
     ),
     "air-trapping": CaseSettings(
         "regions that keep their air on expiration, flow partly kept",
         diseases=(
-            Disease("air-trapping", 8, size_mm=(18, 32), flow=(0.5, 0.9), blood=(0.6, 0.8), dry=(0.6, 0.7),
-                    expansion=(1.0, 1.15)),
+            Disease(
+                "air-trapping",
+                8,
+                size_mm=(18, 32),
+                flow=(0.5, 0.9),
+                blood=(0.6, 0.8),
+                dry=(0.6, 0.7),
+                expansion=(1.0, 1.15),
+            ),
         ),
     ),
     "small-airways": CaseSettings(
         "many lobules that keep their air: a mosaic on expiration",
         diseases=(
-            Disease("air-trapping", 45, size_mm=(8, 14), flow=(0.5, 0.9), blood=(0.6, 0.8), dry=(0.6, 0.7),
-                    expansion=(1.0, 1.15)),
+            Disease(
+                "air-trapping",
+                45,
+                size_mm=(8, 14),
+                flow=(0.5, 0.9),
+                blood=(0.6, 0.8),
+                dry=(0.6, 0.7),
+                expansion=(1.0, 1.15),
+            ),
         ),
     ),
     "pe": CaseSettings(
@@ -243,8 +275,14 @@ CASES: dict[str, CaseSettings] = {
     "cteph": CaseSettings(
         "chronic thromboembolic disease: many territories, mosaic density",
         physiology=Physiology(follow=(0.6, 0.8)),
-        emboli=Emboli(segmental=6, subsegmental=8, flow=(0.1, 0.4), blood=(0.3, 0.55), elsewhere=1.25,
-                      expansion=(0.95, 1.0)),
+        emboli=Emboli(
+            segmental=6,
+            subsegmental=8,
+            flow=(0.1, 0.4),
+            blood=(0.3, 0.55),
+            elsewhere=1.25,
+            expansion=(0.95, 1.0),
+        ),
     ),
     "collapsed-left": CaseSettings(
         "left lung collapsed to a small remnant, mediastinum drawn to that side", collapsed="left"
@@ -254,39 +292,85 @@ CASES: dict[str, CaseSettings] = {
     "consolidation": CaseSettings(
         "consolidation: no air, flow partly kept (shunt), and ground glass around it",
         diseases=(
-            Disease("consolidation", 3, where="dependent", size_mm=(18, 28), flow=(0.6, 0.9), added=(0.6, 0.7),
-                    expansion=(1.0, 1.03)),
-            Disease("ground-glass", 4, where="any", size_mm=(18, 30), flow=(0.8, 1.0), added=(0.12, 0.2),
-                    expansion=(1.2, 1.5)),
+            Disease(
+                "consolidation",
+                3,
+                where="dependent",
+                size_mm=(18, 28),
+                flow=(0.6, 0.9),
+                added=(0.6, 0.7),
+                expansion=(1.0, 1.03),
+            ),
+            Disease(
+                "ground-glass",
+                4,
+                where="any",
+                size_mm=(18, 30),
+                flow=(0.8, 1.0),
+                added=(0.12, 0.2),
+                expansion=(1.2, 1.5),
+            ),
         ),
     ),
     "fibrosis": CaseSettings(
         "reticulation under the pleura at the bases; stiff, small lungs",
         Breath((24.0, 36.0), (0.04, 0.07), (0.07, 0.12)),
         diseases=(
-            Disease("fibrosis", form="rim", where="lower", size_mm=(14, 24), texture="strands", grain_mm=9,
-                    flow=(0.4, 0.7), added=(0.25, 0.4)),
+            Disease(
+                "fibrosis",
+                form="rim",
+                where="lower",
+                size_mm=(14, 24),
+                texture="strands",
+                grain_mm=9,
+                flow=(0.4, 0.7),
+                added=(0.25, 0.4),
+            ),
             Disease("ground-glass", form="rim", where="lower", size_mm=(16, 26), added=(0.05, 0.1)),
         ),
     ),
     "collateral": CaseSettings(
         "emphysema of the left upper lobe with an incomplete left fissure: collateral ventilation",
         _ILL,
-        diseases=(Disease("emphysema", form="lobe", where="LUL", texture="patches", grain_mm=12, share=0.7,
-                          flow=(0.15, 0.4), blood=(0.3, 0.5), dry=(0.25, 0.4)),),
+        diseases=(
+            Disease(
+                "emphysema",
+                form="lobe",
+                where="LUL",
+                texture="patches",
+                grain_mm=12,
+                share=0.7,
+                flow=(0.15, 0.4),
+                blood=(0.3, 0.5),
+                dry=(0.25, 0.4),
+            ),
+        ),
         completeness=(0.45, 0.75),
     ),
     "post-infection": CaseSettings(
         "after an infection: patchy flow in lungs that look and breathe as healthy ones do",
         physiology=Physiology(flow_sd=0.42),
-        diseases=(Disease("patchy-flow", form="band", where="any", texture="patches", grain_mm=18, share=0.22,
-                          flow=(0.35, 0.6), blood=(0.85, 0.95)),),
+        diseases=(
+            Disease(
+                "patchy-flow",
+                form="band",
+                where="any",
+                texture="patches",
+                grain_mm=18,
+                share=0.22,
+                flow=(0.35, 0.6),
+                blood=(0.85, 0.95),
+            ),
+        ),
     ),
     "hypoxic": CaseSettings(
         "air trapping with flow turned away from what does not breathe",
         physiology=Physiology(hypoxic=0.5),
-        diseases=(Disease("air-trapping", 8, size_mm=(18, 32), blood=(0.7, 0.9), dry=(0.6, 0.75),
-                          expansion=(1.0, 1.15)),),
+        diseases=(
+            Disease(
+                "air-trapping", 8, size_mm=(18, 32), blood=(0.7, 0.9), dry=(0.6, 0.75), expansion=(1.0, 1.15)
+            ),
+        ),
     ),
     "no-mass-change": CaseSettings(
         "no blood comes or goes on breathing in, and blood does not follow flow",
@@ -299,20 +383,23 @@ CASES: dict[str, CaseSettings] = {
         "diaphragm descends by about 80 mm", Breath((76.0, 88.0), (0.07, 0.11), (0.10, 0.16))
     ),
     "sliding": CaseSettings(
-        "lobes slide along their fissures by up to 14 mm", Breath(slide_mm=(8.0, 14.0)), completeness=(1.0, 1.0)
+        "lobes slide along their fissures by up to 14 mm",
+        Breath(slide_mm=(8.0, 14.0)),
+        completeness=(1.0, 1.0),
     ),
     "shallow": CaseSettings("a small breath: little volume between the scans", _SHALLOW),
     "low-dose": CaseSettings(
         "expiration at a quarter of the dose, scales shifted by some HU",
-        insp=Scanner(noise_hu=28.0, offset_hu=6.0),
-        exp=Scanner(noise_hu=60.0, offset_hu=-8.0, gain=1.01),
+        insp=Scanner(noise_hu=18.0, offset_hu=6.0),
+        exp=Scanner(noise_hu=38.0, offset_hu=-8.0, gain=1.01),
     ),
     "sharp-kernel": CaseSettings(
-        "inspiration with a sharp kernel, expiration with a soft one", insp=Scanner(kernel="sharp", noise_hu=20.0)
+        "inspiration with a sharp kernel, expiration with a soft one",
+        insp=Scanner(kernel="sharp", noise_hu=12.0),
     ),
     "thick-slices": CaseSettings(
         "5 mm slice profiles at both breath-holds",
-        insp=Scanner(thickness=5.0, noise_hu=14.0),
+        insp=Scanner(thickness=5.0, noise_hu=12.0),
         exp=Scanner(thickness=5.0, noise_hu=20.0),
     ),
     "no-fissures": CaseSettings("fissures that no scan shows", visible=False),

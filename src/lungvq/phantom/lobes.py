@@ -15,7 +15,7 @@ KEEP_MM = 15.0  # sliding along the horizontal fissure fades towards the oblique
 WINDOW = 0.2  # sd of where on a fissure lobes slide, as a share of the box
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def _cubic(c, x, y):
     """The surface and its slope along y."""
     value = (
@@ -28,7 +28,7 @@ def _cubic(c, x, y):
     return value, slope
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def height(f, n, x, y):
     """z of fissure `n` at a point, in mm, and its slope along y."""
     side = 1 if n == LEFT_OBLIQUE else 0
@@ -44,7 +44,7 @@ def height(f, n, x, y):
     return f.low[side, 2] + value * lz, slope * lz / ly if v == w else 0.0
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def _distance(f, n, x, y, z):
     """Height above fissure `n` along its normal, mm."""
     h, slope_y = height(f, n, x, y)
@@ -52,7 +52,7 @@ def _distance(f, n, x, y, z):
     return (z - h) / np.sqrt(1 + slope_x * slope_x + slope_y * slope_y)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def lobe_of(f, side, x, y, z):
     """Lobe label of a stretched point of one lung, distance to its nearest fissure, and which that is."""
     if side == 1:
@@ -68,7 +68,7 @@ def lobe_of(f, side, x, y, z):
     return label, abs(e), HORIZONTAL
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def outside_lobe(f, label, x, y, z):
     """Distance to the region of one lobe, negative inside, mm."""
     if label < 3:
@@ -81,7 +81,7 @@ def outside_lobe(f, label, x, y, z):
     return max(-d, -e if label == 3 else e)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def absence(f, n, x, y):
     """Grows towards the hilum, where fissures are most often missing."""
     side = 1 if n == LEFT_OBLIQUE else 0
@@ -91,7 +91,7 @@ def absence(f, n, x, y):
     return inward - 0.3 * abs(v - 0.5) + 0.08 * np.sin(f.gap_k[n, 0] * u + f.gap_k[n, 1] * v + f.gap_phase[n])
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def _moved(f, label, x, y, above):
     """How far along y a point `above` its fissure slides, and the change of that along y."""
     n = RIGHT_OBLIQUE if label == 5 else (LEFT_OBLIQUE if label == 2 else HORIZONTAL)
@@ -111,7 +111,7 @@ def _moved(f, label, x, y, above):
     return amount, change
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def _slides(f, label):
     return (
         (label == 5 and f.slide[0] != 0)
@@ -120,7 +120,7 @@ def _slides(f, label):
     )
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def slide(f, label, x, y, z):
     """Where a stretched point slides along its fissure, and the Jacobian of that.
 
@@ -135,7 +135,7 @@ def slide(f, label, x, y, z):
     return x, y + amount, above + height(f, n, x, y + amount)[0], 1 + change
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def unslide(f, label, x, y, z):
     """Inverse of `slide`, to 1e-10 mm, by Newton's method in one dimension."""
     if not _slides(f, label):

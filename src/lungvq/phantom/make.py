@@ -146,19 +146,28 @@ def make_phantom(
     noise = [np.random.default_rng([seed, zlib.crc32(name.encode()), n]) for n in range(3)]
     progress.stage("rendering the expiratory scan")
     scan = _scan(subject, grid_exp, False)
-    lobes_exp, tubes_g = scan.lobes, scan.tubes_g
+    lobes_exp, tubes_g, totals = scan.lobes, scan.tubes_g, scan.totals
     measured = {"volume_exp_ml": scan.volume_ml, "mass_exp_g": scan.mass_g}
     progress.stage("scanning at expiration")
     exp = expose(scan.hu, grid_exp, settings.exp, noise[0])
     progress.stage("rendering the inspiratory scan")
     scan = _scan(subject, grid_insp, True, tubes_g)
-    lobes_insp = scan.lobes
+    lobes_insp, insp_ml = scan.lobes, scan.totals[:, 0]
     measured |= {"volume_insp_ml": scan.volume_ml, "mass_insp_g": scan.mass_g}
     progress.stage("scanning at inspiration")
     insp = expose(scan.hu, grid_insp, settings.insp, noise[1])
     del scan
     progress.stage("writing down the truth")
-    truth = _truth(subject, grid_exp, lobes_exp, Volume(lobes_insp, grid_insp.affine), measured, noise[2])
+    truth = _truth(
+        subject,
+        grid_exp,
+        lobes_exp,
+        Volume(lobes_insp, grid_insp.affine),
+        measured,
+        totals,
+        insp_ml,
+        noise[2],
+    )
     truth.scalars["settings"] = asdict(settings)
     return Phantom(name, seed, settings, insp, exp, truth, subject)
 
@@ -194,6 +203,7 @@ class _Scan(NamedTuple):
     mass_g: float
     volume_ml: float
     tubes_g: Floats
+    totals: Floats  # (6, 4) of each lobe, mL: volume, that at inspiration, mass gained (g), flow
 
 
 class Tubes(NamedTuple):
@@ -217,7 +227,7 @@ def _scan(subject: Subject, grid: Grid, breath_in: bool, tubes_g: Floats | None 
     """One breath-hold; `tubes_g` is what the tubes of each lobe weighed at the other, to be kept."""
     rho, cover = np.zeros(grid.shape, np.float32), np.zeros(grid.shape, np.uint16)
     body, lobes = np.full(grid.shape, -1000, np.int16), np.zeros(grid.shape, np.uint8)
-    render.render_lungs(
+    totals = render.render_lungs(
         subject.shape,
         subject.motion,
         subject.tissue,
@@ -238,7 +248,7 @@ def _scan(subject: Subject, grid: Grid, breath_in: bool, tubes_g: Floats | None 
     lumen = _draw(airways, np.ones(len(airways.radius)), subject, grid, breath_in, lobes)
     excess = _relative_excess(subject, solid) if breath_in else np.ones(len(solid.radius))
     dense = _draw(solid, excess, subject, grid, breath_in, lobes)
-    tubes = render.tube_mass(rho, cover, dense, lumen, lobes) * grid.voxel_ml
+    tubes = render.tube_mass(rho, cover, dense, lumen, lobes).sum(axis=0) * grid.voxel_ml
     if tubes_g is not None:
         # Forks and ends overlap otherwise than before the breath; a few percent of the radius makes up for it.
         for _ in range(3):
@@ -246,9 +256,16 @@ def _scan(subject: Subject, grid: Grid, breath_in: bool, tubes_g: Floats | None 
             factor[0] = 1.0
             excess *= factor[solid.lobe]
             dense = _draw(solid, excess, subject, grid, breath_in, lobes)
-            tubes = render.tube_mass(rho, cover, dense, lumen, lobes) * grid.voxel_ml
+            tubes = render.tube_mass(rho, cover, dense, lumen, lobes).sum(axis=0) * grid.voxel_ml
     mass, volume = render.mix(rho, cover, body, dense, lumen)
-    return _Scan(rho, lobes, float(mass * grid.voxel_ml), float(volume * grid.voxel_ml), tubes)
+    return _Scan(
+        rho,
+        lobes,
+        float(mass.sum() * grid.voxel_ml),
+        float(volume.sum() * grid.voxel_ml),
+        tubes,
+        totals.sum(axis=0) * grid.voxel_ml,
+    )
 
 
 def _draw(
@@ -306,6 +323,8 @@ def _truth(
     lobes: NDArray[np.uint8],
     lobes_insp: Volume,
     measured: dict[str, float],
+    totals: Floats,
+    insp_ml: Floats,
     rng: np.random.Generator,
 ) -> Truth:
     displacement = np.empty((*grid.shape, 3), np.float32)
@@ -331,18 +350,18 @@ def _truth(
     q_low = flow < LOW_FLOW
     kind = np.where(inside, 1 + q_low + 2 * v_low, 0).astype(np.uint8)
     scalars: dict[str, object] = dict(measured)
-    scalars["air_gained_ml"] = float(ventilation[inside].sum(dtype=float) * grid.voxel_ml)
-    scalars["mass_gained_g"] = float(change[inside].sum(dtype=float) * grid.voxel_ml)
+    scalars["air_gained_ml"] = float((totals[:, 1] - totals[:, 0] - totals[:, 2]).sum())
+    scalars["mass_gained_g"] = float(totals[:, 2].sum())
     scalars["lobes"] = {
         name: {
-            "volume_exp_ml": float((lobes == label).sum() * grid.voxel_ml),
-            "volume_insp_ml": float((lobes_insp.array == label).sum() * lobes_insp.voxel_ml),
-            "air_gained_ml": float(ventilation[lobes == label].sum(dtype=float) * grid.voxel_ml),
-            "flow_share": float(flow[lobes == label].sum(dtype=float) / flow[inside].sum(dtype=float)),
+            "volume_exp_ml": float(totals[label, 0]),
+            "volume_insp_ml": float(insp_ml[label]),
+            "air_gained_ml": float(totals[label, 1] - totals[label, 0] - totals[label, 2]),
+            "mass_gained_g": float(totals[label, 2]),
+            "flow_share": float(totals[label, 3] / totals[:, 3].sum()),
         }
         for name, label in anatomy.LOBES.items()
     }
-
     scalars["fissure_completeness"] = subject.completeness
     scalars["blocked_branches"] = list(subject.blocked)
     tissue = subject.tissue

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lungvq.phantom.lobes import lobe_of, slide, unslide
+from lungvq.phantom.waves import wave_displacement
 
 SIDE_BLEND_MM = 12.0  # the two lungs move by their own settings; between them, in the mediastinum, a tanh
 ONSET = 0.05  # of the widening, as a squared share of the lung height below the apex
@@ -83,7 +84,7 @@ class Motion(NamedTuple):
     visible: bool
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def stretch(m, x, y, z, grad):
     """Where the stretch takes a point; its gradient goes into `grad`, shape (3, 3)."""
     dx = x - m.middle_x
@@ -116,30 +117,10 @@ def stretch(m, x, y, z, grad):
     return x + dx * ax * eta, y + dy * ay * eta, z - depth * g
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def ripple(m, x, y, z, grad):
     """Where the waves and bumps take a point; their gradient goes into `grad`."""
-    ux, uy, uz = 0.0, 0.0, 0.0
-    for a in range(3):
-        for b in range(3):
-            grad[a, b] = 1.0 if a == b else 0.0
-    for n in range(m.wave_k.shape[0]):
-        kx, ky, kz = m.wave_k[n, 0], m.wave_k[n, 1], m.wave_k[n, 2]
-        arg = kx * x + ky * y + kz * z + m.wave_phase[n]
-        sin, cos = np.sin(arg), np.cos(arg)
-        ax, ay, az = m.wave_amp[n, 0], m.wave_amp[n, 1], m.wave_amp[n, 2]
-        ux += ax * sin
-        uy += ay * sin
-        uz += az * sin
-        grad[0, 0] += ax * cos * kx
-        grad[0, 1] += ax * cos * ky
-        grad[0, 2] += ax * cos * kz
-        grad[1, 0] += ay * cos * kx
-        grad[1, 1] += ay * cos * ky
-        grad[1, 2] += ay * cos * kz
-        grad[2, 0] += az * cos * kx
-        grad[2, 1] += az * cos * ky
-        grad[2, 2] += az * cos * kz
+    ux, uy, uz = wave_displacement(m.wave_k, m.wave_phase, m.wave_amp, x, y, z, grad)
     for n in range(m.bump_at.shape[0]):
         dx, dy, dz = x - m.bump_at[n, 0], y - m.bump_at[n, 1], z - m.bump_at[n, 2]
         v = m.bump_sigma[n] ** 2
@@ -158,7 +139,7 @@ def ripple(m, x, y, z, grad):
     return x + ux, y + uy, z + uz
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def without_slide(m, x, y, z, grad, work):
     """Stretch after ripple; the gradient goes into `grad`. `work` is scratch, shape (2, 3, 3)."""
     a, b, c = ripple(m, x, y, z, work[0])
@@ -171,7 +152,7 @@ def without_slide(m, x, y, z, grad, work):
     return a, b, c
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def forward(m, x, y, z, grad, work):
     """``phi`` of a point and `J` there; its lobe as if inside a lung, distance to its fissure, which that is;
     and the point before sliding (x, y). `grad` (3, 3) and `work` (2, 3, 3) are scratch.
@@ -182,7 +163,7 @@ def forward(m, x, y, z, grad, work):
     return p, q, r, det(grad) * extra, label, near, which, a, b
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def det(g):
     """Determinant of a 3 x 3 matrix."""
     return (
@@ -192,7 +173,7 @@ def det(g):
     )
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def newton_step(g, ex, ey, ez):
     """Solve ``g d = e`` by Cramer's rule."""
     d = det(g)
@@ -218,7 +199,7 @@ def newton_step(g, ex, ey, ez):
     )
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def unstretch(m, x, y, z, gx, gy, gz, grad):
     """Inverse of the stretch alone, to 0.01 mm, by Newton's method from the guess ``(gx, gy, gz)``."""
     for _ in range(30):
@@ -231,7 +212,7 @@ def unstretch(m, x, y, z, gx, gy, gz, grad):
     return gx, gy, gz
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def backward(m, x, y, z, gx, gy, gz, tolerance, grad, work):
     """``phi^-1`` of a point by Newton's method from a guess, and the rest of what `forward` gives there.
 
@@ -253,7 +234,7 @@ def backward(m, x, y, z, gx, gy, gz, tolerance, grad, work):
     return gx, gy, gz, det(grad) * extra, label, near, which, x, y
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(parallel=True, cache=True, error_model="numpy")
 def map_points(m, points):
     """``phi`` and ``J`` at points (N, 3) in LPS mm: arrays (N, 3) and (N,), float64."""
     out = np.empty_like(points)
@@ -265,7 +246,7 @@ def map_points(m, points):
     return out, jac
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(parallel=True, cache=True, error_model="numpy")
 def unmap_points(m, points):
     """``phi^-1`` at points (N, 3) in LPS mm, to 1e-9 mm."""
     out = np.empty_like(points)
@@ -278,7 +259,7 @@ def unmap_points(m, points):
     return out
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(parallel=True, cache=True, error_model="numpy")
 def stretch_points(m, points):
     """The stretch alone at points (N, 3)."""
     out = np.empty_like(points)
@@ -305,8 +286,3 @@ def scaled(motion: Motion, share: float) -> Motion:
         bump_gain=motion.bump_gain * share,
         slide=np.zeros(3),
     )
-
-
-def random_waves(rng: np.random.Generator, count: int, length: float) -> tuple[Floats, Floats]:
-    """Wave vectors and phases whose sum is a random field with a Gaussian correlation of sd `length` mm."""
-    return rng.normal(size=(count, 3)) / length, rng.uniform(0, 2 * np.pi, count)

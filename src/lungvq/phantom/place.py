@@ -10,7 +10,7 @@ from lungvq.phantom.motion import forward, ripple, stretch
 from lungvq.phantom.shape import lung
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def aerated(c, m, x, y, z, grad):
     """Distance to the surface of what holds air, negative inside, and the same for all of the lung."""
     whole = lung(c, 1 if x > c.midline else 0, x, y, z)
@@ -24,7 +24,7 @@ def aerated(c, m, x, y, z, grad):
     return max(whole, -outside_lobe(m, label, a, b, h)), whole
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(parallel=True, cache=True, error_model="numpy")
 def lobes_at(c, m, points):
     """Lobes at points (N, 3) of expiration.
 
@@ -54,7 +54,7 @@ def lobes_at(c, m, points):
     return labels, depth, fissure, jacobian
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(parallel=True, cache=True, error_model="numpy")
 def gaps_at(m, points):
     """The nearest fissure of points (N, 3) of the lungs, the distance to it in the stretched lung, mm, and the
     value of `absence` there.

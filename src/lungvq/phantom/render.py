@@ -6,7 +6,7 @@ import numba
 import numpy as np
 
 from lungvq.phantom.lobes import absence
-from lungvq.phantom.motion import backward, forward, unstretch
+from lungvq.phantom.motion import backward, forward, newton_step, unstretch
 from lungvq.phantom.place import aerated
 from lungvq.phantom.shape import body_hu, cage, outline
 from lungvq.phantom.tissue import composition
@@ -19,7 +19,28 @@ FULL = 65535.0  # coverage 1 in uint16
 SLABS = 16  # independent parts of a volume that tubes are drawn into
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
+def _share(c, m, x, y, z, grad, jac, hx, hy, hz, scratch):
+    """How much of a voxel centred on a point of expiration is aerated lung.
+
+    The voxel, of `hx` x `hy` x `hz` mm after a map with gradient `grad`, is taken in eight parts, each cut by
+    a plane.
+    """
+    half = 0.5 * (hx * hy * hz / jac) ** (1 / 3)
+    total = 0.0
+    for n in range(8):
+        a, b, e = newton_step(
+            grad,
+            (0.25 if n & 1 else -0.25) * hx,
+            (0.25 if n & 2 else -0.25) * hy,
+            (0.25 if n & 4 else -0.25) * hz,
+        )
+        d = aerated(c, m, x + a, y + b, z + e, scratch)[0]
+        total += min(1.0, max(0.0, 0.5 - d / half))
+    return total / 8
+
+
+@numba.njit(cache=True, error_model="numpy")
 def _plate(m, near, which, x, y, width):
     """Mean density that a fissure adds to a voxel of `width` mm, g/mL at expiration."""
     if not m.visible or near > 0.5 * (FISSURE_MM + width) or absence(m, which, x, y) > m.gap[which]:
@@ -27,7 +48,7 @@ def _plate(m, near, which, x, y, width):
     return min(FISSURE_MM, 0.5 * (FISSURE_MM + width) - near) / width * FISSURE_EXCESS
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(parallel=True, cache=True, error_model="numpy")
 def render_lungs(c, m, t, w, breath_in, shape, affine, ribs_rise, rho, cover, body, lobes):
     """Parenchyma density, lung coverage, HU of what is not lung, and lobe labels on one grid.
 
@@ -42,9 +63,19 @@ def render_lungs(c, m, t, w, breath_in, shape, affine, ribs_rise, rho, cover, bo
     c, m, t, w : Shape, Motion, Tissue, Territory
     rho, cover, body, lobes : ndarrays of `shape`
         Filled in.
+
+    Returns
+    -------
+    totals : ndarray, shape (K, 6, 4)
+        For each slice and lobe, summed over voxels by what they hold of it: volume; and of the parcels there their
+        expansion, the mass they gain (g/mL of expiration) and their flow.
     """
     hz, hy, hx = affine[2, 0], affine[1, 1], affine[0, 2]
     h = (hx * hy * hz) ** (1 / 3)
+    totals = np.zeros((shape[0], 6, 4))
+    one = np.zeros((3, 3))
+    one[0, 0], one[1, 1], one[2, 2] = 1.0, 1.0, 1.0
+    widest, deepest = max(m.widen[0], m.widen[1]), max(m.deepen[0], m.deepen[1])
     for k in numba.prange(shape[0]):
         grad, work = np.empty((3, 3)), np.empty((2, 3, 3))
         z = affine[2, 3] + hz * k
@@ -57,30 +88,42 @@ def render_lungs(c, m, t, w, breath_in, shape, affine, ribs_rise, rho, cover, bo
                 x = affine[0, 3] + hx * i
                 px, py, pz, rz = x, y, z, z
                 if breath_in:
-                    if outline(c, x / (1 + m.widen.max()), y / (1 + m.deepen.max())) > 8.0:
+                    if outline(c, x / (1 + widest), y / (1 + deepest)) > 8.0:
                         continue
                     wx, wy, wz = unstretch(m, x, y, z, wx + hx, wy, wz, grad)
                     px, py, pz, rz = wx, wy, wz, z - ribs_rise
                 lx, ly, lz, jac, label, near, which, qx, qy = px, py, pz, 1.0, 0, 1e3, 0, 0.0, 0.0
                 d, whole = aerated(c, m, px, py, pz, grad)
+                grown = 1.0
                 if d < 15.0:
                     if breath_in:
                         found = backward(m, x, y, z, px + ox, py + oy, pz + oz, 1e-3, grad, work)
                         lx, ly, lz = found[0], found[1], found[2]
                         ox, oy, oz = lx - px, ly - py, lz - pz
                         jac, label, near, which, qx, qy = found[3:9]
-                        d, whole = aerated(c, m, lx, ly, lz, grad)
-                        d *= jac ** (1 / 3)
-                    elif d < h:
+                        d, whole = aerated(c, m, lx, ly, lz, work[0])
+                        grown = jac
+                    elif d < 2 * h:
                         jac, label, near, which, qx, qy = forward(m, x, y, z, grad, work)[3:9]
-                share = min(1.0, max(0.0, 0.5 - d / h))
+                        for a in range(3):
+                            for b in range(3):
+                                grad[a, b] = one[a, b]
+                share = 0.0
+                if d * grown ** (1 / 3) < -1.5 * h:
+                    share = 1.0
+                elif d * grown ** (1 / 3) < 1.5 * h:
+                    share = _share(c, m, lx, ly, lz, grad, grown, hx, hy, hz, work[0])
                 if share > 0:
-                    dry, blood, gained, _, _ = composition(t, w, lx, ly, lz, label, -d, jac)
+                    dry, blood, gained, flow, _ = composition(t, w, lx, ly, lz, label, -d, jac)
                     if breath_in:
                         rho[k, j, i] = (dry + blood + gained + _plate(m, near, which, qx, qy, h)) / jac
                     else:
                         rho[k, j, i] = dry + blood + _plate(m, near, which, qx, qy, h * jac ** (1 / 3))
-                    cover[k, j, i] = np.uint16(FULL * share)
+                    cover[k, j, i] = np.uint16(FULL * share + 0.5)
+                    totals[k, label, 0] += share
+                    totals[k, label, 1] += share * jac
+                    totals[k, label, 2] += share * gained
+                    totals[k, label, 3] += share * flow
                     if d <= 0:
                         lobes[k, j, i] = label
                 if share < 1.0:
@@ -88,9 +131,10 @@ def render_lungs(c, m, t, w, breath_in, shape, affine, ribs_rise, rho, cover, bo
                         body[k, j, i] = AIRLESS_HU
                     else:
                         body[k, j, i] = body_hu(c, cage(c, px, py, rz), px, py, rz, px, py, pz)
+    return totals
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(parallel=True, cache=True, error_model="numpy")
 def draw_tubes(start, stop, r_start, r_stop, lobe_of, lobes, affine, out):
     """Coverage by tubes, the larger where two meet; a tube of a lobe stays inside it.
 
@@ -136,15 +180,18 @@ def draw_tubes(start, stop, r_start, r_stop, lobe_of, lobes, affine, out):
                         out[k, j, i] = max(out[k, j, i], value)
 
 
-@numba.njit(inline="always")
+@numba.njit(inline="always", error_model="numpy")
 def _with_tubes(own, dense, lumen):
     """Density of lung with what runs through it."""
     return (own + dense / FULL * max(0.0, DENSE - own)) * (1 - lumen / FULL)
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(parallel=True, cache=True, error_model="numpy")
 def tube_mass(rho, cover, dense, lumen, lobes):
-    """What vessels and airways add to the mass of each lobe, in (g/mL) x voxels: shape (6,); 0 for the edges."""
+    """What vessels and airways add to the mass of each lobe, in (g/mL) x voxels.
+
+    Shape (K, 6): by slice and lobe, 0 for the edges.
+    """
     mass = np.zeros((rho.shape[0], 6))
     for k in numba.prange(rho.shape[0]):
         for j in range(rho.shape[1]):
@@ -153,14 +200,14 @@ def tube_mass(rho, cover, dense, lumen, lobes):
                     own = rho[k, j, i]
                     added = _with_tubes(own, dense[k, j, i], lumen[k, j, i]) - own
                     mass[k, lobes[k, j, i]] += cover[k, j, i] / FULL * added
-    return mass.sum(axis=0)
+    return mass
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(parallel=True, cache=True, error_model="numpy")
 def mix(rho, cover, body, dense, lumen):
     """HU of each voxel into `rho`, from its lung, its surroundings, and the tubes through both.
 
-    Returns the mass of the lungs in (g/mL) x voxels and their volume in voxels.
+    Returns the mass of the lungs in (g/mL) x voxels and their volume in voxels, slice by slice.
     """
     mass, volume = np.zeros(rho.shape[0]), np.zeros(rho.shape[0])
     for k in numba.prange(rho.shape[0]):
@@ -172,11 +219,13 @@ def mix(rho, cover, body, dense, lumen):
                 volume[k] += share
                 rest = (body[k, j, i] / 1000.0 + 1.0) * (1 - lumen[k, j, i] / FULL)
                 rho[k, j, i] = 1000 * (share * own + (1 - share) * rest - 1)
-    return mass.sum(), volume.sum()
+    return mass, volume
 
 
-@numba.njit(parallel=True, cache=True)
-def render_truth(c, m, t, w, shape, affine, lobes, displacement, jacobian, ventilation, flow, change, disease):
+@numba.njit(parallel=True, cache=True, error_model="numpy")
+def render_truth(
+    c, m, t, w, shape, affine, lobes, displacement, jacobian, ventilation, flow, change, disease
+):
     """Truth on the expiratory grid: displacement in mm, J, air gained (mL/mL), flow, mass gained (g/mL), kind."""
     for k in numba.prange(shape[0]):
         grad, work = np.empty((3, 3)), np.empty((2, 3, 3))

@@ -49,14 +49,14 @@ class Shape(NamedTuple):
     rib_step: float
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def smooth_max(a, b, k):
     """Maximum with a corner rounded over `k` mm."""
     h = max(k - abs(a - b), 0.0)
     return max(a, b) + h * h / (4 * k)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def ellipsoid(dx, dy, dz, rx, ry, rz):
     """Distance to an ellipsoid around the origin."""
     q = np.sqrt((dx / rx) ** 2 + (dy / ry) ** 2 + (dz / rz) ** 2)
@@ -64,7 +64,7 @@ def ellipsoid(dx, dy, dz, rx, ry, rz):
     return q * (q - 1) / g if g > 1e-9 else -min(rx, min(ry, rz))
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def cage(c, x, y, z):
     """Distance to the inner face of the chest wall."""
     t = (c.apex_z - z) / c.height
@@ -92,7 +92,7 @@ def cage(c, x, y, z):
     return (r - 1) / np.sqrt(gx * gx + gy * gy + gz * gz)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def dome_height(c, side, x, y):
     """z of the diaphragm under one lung, and its slope."""
     qx, qy = (abs(x) - c.dome_x[side]) / c.dome_rx[side], (y - c.dome_y) / c.dome_ry
@@ -104,14 +104,14 @@ def dome_height(c, side, x, y):
     return zd, slope
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def aorta(c, x, y, z):
     """Distance to the descending aorta, which ends as a dome at the arch."""
     above = max(0.0, z - c.aorta[3])
     return np.sqrt((x - c.aorta[0]) ** 2 + (y - c.aorta[1]) ** 2 + above * above) - c.aorta[2]
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def lung(c, side, x, y, z):
     """Distance to the surface of one lung."""
     sign = 1.0 if side == 1 else -1.0
@@ -149,7 +149,7 @@ def lung(c, side, x, y, z):
     return d
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def outline(c, x, y):
     """Distance to the skin."""
     width, depth = c.half_width + c.wall + c.fat, c.half_depth + c.wall + c.fat
@@ -158,7 +158,7 @@ def outline(c, x, y):
     return (r - 1) * depth
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def body_hu(c, d_cage, x, y, z, fx, fy, fz):
     """HU outside the lungs and their tubes.
 

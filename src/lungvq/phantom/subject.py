@@ -18,21 +18,28 @@ from lungvq.phantom import tissue as kinds
 from lungvq.phantom.cases import CaseSettings, Disease, Physiology
 from lungvq.phantom.chest import draw_shape
 from lungvq.phantom.lobes import HORIZONTAL, LEFT_OBLIQUE
-from lungvq.phantom.motion import Motion, map_points, random_waves, stretch_points
+from lungvq.phantom.motion import Motion, map_points, stretch_points
 from lungvq.phantom.place import gaps_at, lobes_at
 from lungvq.phantom.shape import Shape
 from lungvq.phantom.territory import Territory, choose_emboli
 from lungvq.phantom.tissue import Tissue, composition_at
 from lungvq.phantom.tree import Trees, grow_trees
+from lungvq.phantom.waves import random_waves
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.uint8]
 
 COARSE_WAVES, FINE_WAVES, FLOW_WAVES, DENSE_WAVES = 14, 18, 10, 16
 COARSE_MM, FINE_MM = (16.0, 25.0), (8.0, 15.0)  # correlation lengths
+DENSITY_SD = 0.07  # of the logarithm, over a few mm
 SAMPLE_MM = 4.0
-LOBE_RANGES = {"RUL": (0.118, 0.227), "RML": (0.066, 0.138), "RLL": (0.223, 0.34),
-               "LUL": (0.181, 0.266), "LLL": (0.194, 0.287)}
+LOBE_RANGES = {
+    "RUL": (0.118, 0.227),
+    "RML": (0.066, 0.138),
+    "RLL": (0.223, 0.34),
+    "LUL": (0.181, 0.266),
+    "LLL": (0.194, 0.287),
+}
 """Smallest and largest share of the inspired lung volume in 32 healthy people, supine."""
 FISSURE_DRAWS = 200
 COLLAPSE_SHIFT = {"LLL": (LEFT_OBLIQUE, -0.2), "RUL": (HORIZONTAL, 0.2)}  # of the fissure, shares of the box
@@ -95,7 +102,9 @@ def draw_subject(case: CaseSettings, seed: int) -> Subject:
     samples = sample_lungs(shape, motion)
     mean_flow = tissue_at(tissue, territory, samples)[:, 3].mean()
     tissue = tissue._replace(flow_scale=1 / mean_flow)
-    return Subject(shape, motion, tissue, territory, grown, float(body.uniform(4, 9)), samples, completeness, blocked)
+    return Subject(
+        shape, motion, tissue, territory, grown, float(body.uniform(4, 9)), samples, completeness, blocked
+    )
 
 
 def sample_lungs(
@@ -129,7 +138,7 @@ def _draw_motion(case: CaseSettings, shape: Shape, rng: np.random.Generator) -> 
         k, phase = random_waves(rng, count, rng.uniform(*length))
         waves.append(k)
         phases.append(phase)
-        amps.append(rng.normal(size=(count, 3)) * sd * np.sqrt(2 / count))
+        amps.append(rng.normal(size=(3, count)) * sd * np.sqrt(2 / count))
     return Motion(
         apex_z=shape.apex_z + 4.0,
         height=shape.height,
@@ -140,9 +149,9 @@ def _draw_motion(case: CaseSettings, shape: Shape, rng: np.random.Generator) -> 
         depth_back=descent * back,
         widen=widen,
         deepen=deepen,
-        wave_k=np.concatenate(waves),
+        wave_k=np.concatenate(waves, axis=1),
         wave_phase=np.concatenate(phases),
-        wave_amp=np.concatenate(amps),
+        wave_amp=np.concatenate(amps, axis=1),
         bump_at=np.zeros((0, 3)),
         bump_sigma=np.zeros(0),
         bump_gain=np.zeros(0),
@@ -264,7 +273,9 @@ def _draw_lesions(
                 at[2] = shape.recess_z + 0.4 * shape.height
             else:
                 size = float(anatomy.LOBES[disease.where])
-            factors = [rng.uniform(*pair) for pair in (disease.flow, disease.blood, disease.dry, disease.added)]
+            factors = [
+                rng.uniform(*pair) for pair in (disease.flow, disease.blood, disease.dry, disease.added)
+            ]
             lesions.append(_Lesion(disease, at, size, *factors))
     return motion, lesions
 
@@ -274,7 +285,7 @@ def _apart(points: Floats, size: float, lesions: Sequence[_Lesion], rng: np.rand
     others = [lesion for lesion in lesions if lesion.disease.form == "ball"]
     best, most = points[0], -np.inf
     for candidate in points[rng.integers(len(points), size=24)]:
-        room = min((np.linalg.norm(candidate - o.at) - size - o.size for o in others), default=0.0)
+        room = min((float(np.linalg.norm(candidate - o.at)) - size - o.size for o in others), default=0.0)
         if room > most:
             best, most = candidate, room
         if room >= 0:
@@ -340,12 +351,12 @@ def _draw_tissue(
         gravity_blood=rng.uniform(*physiology.blood_per_cm) / 10,
         gravity_flow=rng.uniform(*physiology.flow_per_cm) / 10,
         flow_scale=1.0,
-        flow_k=np.concatenate([k for k, _ in waves]),
+        flow_k=np.concatenate([k for k, _ in waves], axis=1),
         flow_phase=np.concatenate([phase for _, phase in waves]),
         flow_amp=np.full(FLOW_WAVES * len(waves), amp),
         dense_k=dense_k,
         dense_phase=dense_phase,
-        dense_amp=0.07,
+        dense_amp=np.full(DENSE_WAVES, DENSITY_SD * np.sqrt(2 / DENSE_WAVES)),
         kind=np.array([_KINDS[n.disease.kind] for n in lesions], np.int64),
         form=np.array([_FORMS[n.disease.form] for n in lesions], np.int64),
         texture=np.array([_TEXTURES[n.disease.texture] for n in lesions], np.int64),

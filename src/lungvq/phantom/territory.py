@@ -92,7 +92,7 @@ class Territory(NamedTuple):
         return rough._replace(near=_list_near(rough, KNOWN * step))
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def _search(t, lobe, x, y, z, limit):
     """The end of a lobe nearest to a point; it may be -1 where none is within `limit`.
 
@@ -143,7 +143,7 @@ def _search(t, lobe, x, y, z, limit):
     return found
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def _list_near(t, known):
     """Fill `fine_first`, and return the ends by fine cell.
 
@@ -194,7 +194,7 @@ def _list_near(t, known):
     return out[:used].copy()
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def nearest_leaf(t, lobe, x, y, z):
     """The end of a lobe nearest to a point: an index into ``t.branch``; -1 where the lobe has none."""
     i = int(np.floor((x - t.fine_low[0]) / t.fine_cell))
@@ -215,7 +215,7 @@ def nearest_leaf(t, lobe, x, y, z):
     return found
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def nearest_leaves(t, lobe, points):
     """`nearest_leaf` of many points: (N,) from lobes (N,) and points (N, 3)."""
     out = np.empty(len(points), np.int64)

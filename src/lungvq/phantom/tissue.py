@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lungvq.phantom.territory import nearest_leaf
+from lungvq.phantom.waves import wave_sum
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -46,7 +47,7 @@ class Tissue(NamedTuple):
     flow_amp: Floats  # one per wave
     dense_k: Floats
     dense_phase: Floats
-    dense_amp: float
+    dense_amp: Floats
     kind: Ints  # (D,) what each diseased region is
     form: Ints  # (D,) BALL, BAND, RIM or LOBE
     texture: Ints
@@ -63,15 +64,7 @@ class Tissue(NamedTuple):
     leaf_blood: Floats
 
 
-@numba.njit(cache=True)
-def _waves(k, phase, amp, x, y, z):
-    total = 0.0
-    for n in range(phase.size):
-        total += amp[n] * np.sin(k[n, 0] * x + k[n, 1] * y + k[n, 2] * z + phase[n])
-    return total
-
-
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def _hash(i, j, k, salt):
     """A number in 0..1 that belongs to a cell."""
     h = (
@@ -85,7 +78,7 @@ def _hash(i, j, k, salt):
     return np.float64(h & 0xFFFFF) / 1048576.0
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def _cell(x, y, z, grain, salt):
     """Distance to the centre of the nearest cell of an irregular packing, and that cell's number in 0..1."""
     u, v, w = x / grain, y / grain, z / grain
@@ -104,7 +97,7 @@ def _cell(x, y, z, grain, salt):
     return np.sqrt(best) * grain, number
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def _extent(t, n, x, y, z, label, depth, uneven):
     """0 outside a diseased region, 1 inside."""
     form = t.form[n]
@@ -121,7 +114,7 @@ def _extent(t, n, x, y, z, label, depth, uneven):
     return 1 / (1 + np.exp(d / 1.5))
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def _weight(t, n, x, y, z, label, depth, uneven):
     """How ill a point is with disease `n`: extent times texture."""
     w = _extent(t, n, x, y, z, label, depth, uneven)
@@ -135,19 +128,18 @@ def _weight(t, n, x, y, z, label, depth, uneven):
     return w / (1 + np.exp(-(d - 0.55 * t.grain[n]) / 0.4))  # strands between cells
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def composition(t, territory, x, y, z, label, depth, jac):
     """Dry tissue, blood, blood gained on inspiration (g/mL of expiratory lung), relative flow, and disease.
 
-    `territory` is that of the arteries, `label` the lobe, `depth` the distance from the pleura in mm, `jac` the expansion at the point.
+    `territory` is that of the arteries, `label` the lobe, `depth` the distance from the pleura in mm, `jac`
+    the expansion at the point.
     """
     back = y - t.middle_y
-    uneven = (
-        t.dense_amp
-        * _waves(t.dense_k, t.dense_phase, np.ones(t.dense_phase.size), x, y, z)
-        * np.sqrt(2.0 / max(t.dense_phase.size, 1))
+    uneven = wave_sum(t.dense_k, t.dense_phase, t.dense_amp, x, y, z)
+    flow = t.flow_scale * np.exp(
+        wave_sum(t.flow_k, t.flow_phase, t.flow_amp, x, y, z) + t.gravity_flow * back
     )
-    flow = t.flow_scale * np.exp(_waves(t.flow_k, t.flow_phase, t.flow_amp, x, y, z) + t.gravity_flow * back)
     if t.hypoxic != 0:
         flow *= max((jac - 1) / t.mean_gain, 0.05) ** t.hypoxic
     dry = t.dry * np.exp(uneven + t.gravity_dry * back)
@@ -176,12 +168,19 @@ def composition(t, territory, x, y, z, label, depth, jac):
     return dry, blood, gained, flow, kind
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(parallel=True, cache=True, error_model="numpy")
 def composition_at(t, territory, points, labels, depths, jacobians):
     """`composition` at points (N, 3): an array (N, 5)."""
     out = np.empty((points.shape[0], 5))
     for n in numba.prange(points.shape[0]):
         out[n, 0], out[n, 1], out[n, 2], out[n, 3], out[n, 4] = composition(
-            t, territory, points[n, 0], points[n, 1], points[n, 2], labels[n], depths[n], jacobians[n]
+            t,
+            territory,
+            points[n, 0],
+            points[n, 1],
+            points[n, 2],
+            np.int64(labels[n]),
+            depths[n],
+            jacobians[n],
         )
     return out
