@@ -13,11 +13,11 @@ from lungvq.cli._shared import Threads, one_sentence, set_threads
 @one_sentence
 def bench(
     what: Annotated[
-        str, typer.Argument(help="'pipeline' (time and memory, stage by stage) or 'phantom' (accuracy).")
+        str, typer.Argument(help="'pipeline' (time and memory, stage by stage) or 'truth' (accuracy on phantoms).")
     ],
-    seeds: Annotated[int, typer.Option(min=1, help="phantom: subjects per case.")] = 2,
-    cases: Annotated[str, typer.Option(help="phantom: case names, separated by commas; 'all'.")] = "all",
-    spacing: Annotated[float, typer.Option(min=0.7, max=4.0, help="phantom: voxel size in mm.")] = 1.5,
+    seeds: Annotated[int, typer.Option(min=1, help="truth: subjects per case.")] = 2,
+    cases: Annotated[str, typer.Option(help="truth: case names, separated by commas; 'all'.")] = "all",
+    spacing: Annotated[float, typer.Option(min=0.7, max=4.0, help="truth: voxel size in mm.")] = 1.5,
     size: Annotated[
         str, typer.Option(help="pipeline: columns x rows x slices of the phantom pair.")
     ] = "512x512x300",
@@ -34,10 +34,10 @@ def bench(
         from lungvq.bench.pipeline import bench_pipeline
 
         text = bench_pipeline(size)
-    elif what == "phantom":
-        from lungvq.bench.phantom import bench_phantom
+    elif what == "truth":
+        from lungvq.bench.truth import bench_truth
 
-        text = bench_phantom(cases, seeds, spacing, tell=lambda line: typer.echo(line, err=True))
+        text = bench_truth(cases, seeds, spacing, tell=lambda line: typer.echo(line, err=True))
     else:
         raise UsageError(f"no benchmark {what!r}; expected pipeline or phantom")
     typer.echo(text)

@@ -24,7 +24,7 @@ from lungvq.register import Registration, register
 from lungvq.segment.lobes import lobes_from_prior
 from lungvq.volume import CANONICAL, Volume
 
-__all__ = ["Accuracy", "bench_phantom", "measure"]
+__all__ = ["Accuracy", "bench_truth", "measure"]
 
 _SHELLS_MM = ((0.0, 3.0), (3.0, 10.0), (10.0, np.inf))
 
@@ -63,7 +63,7 @@ class Accuracy:
     lobe_error_pp: dict[str, float]
 
 
-def bench_phantom(cases: str, seeds: int, spacing: float, tell: Callable[[str], None]) -> str:
+def bench_truth(cases: str, seeds: int, spacing: float, tell: Callable[[str], None]) -> str:
     """Run the method on phantoms and compare with their truth.
 
     Parameters
@@ -99,7 +99,7 @@ def bench_phantom(cases: str, seeds: int, spacing: float, tell: Callable[[str], 
             tell(f"{label}: motion error {found.motion_mm[0]:.2f} mm, V {found.ventilation_r['map']:.3f}")
             shape_rows.append(_shape_row(label, found))
             map_rows.append(_map_row(label, found))
-    command = f"lungvq bench phantom --cases {cases} --seeds {seeds} --spacing {spacing:g}"
+    command = f"lungvq bench truth --cases {cases} --seeds {seeds} --spacing {spacing:g}"
     return "\n".join(
         [
             made_with(command),
