@@ -365,7 +365,7 @@ def test_no_pair_carries_the_table_and_the_way_out(study):
     found = survey_series(only)
     error = NoPairError(found)
     assert error.exit_code == 3
-    assert error.survey.entries
+    assert error.entries
     assert "no breathing" in str(error)
     assert "--insp-series and --exp-series" in str(error)
 
@@ -401,6 +401,7 @@ def test_run_takes_the_phantoms_study_and_records_how_the_pair_was_found(study, 
     out = tmp_path / "out"
     done = CliRunner().invoke(app, ["run", str(study), "-o", str(out), "--no-dicom"])
     assert done.exit_code == 0, done.output
+    assert "a reformat" in done.stderr  # the decision table
     record = json.loads((out / "run.json").read_text())
     assert "words agree" in record["selection"]["how"]
     assert [row["role"] for row in record["selection"]["series"]].count("set aside") == 2

@@ -6,14 +6,17 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lungvq.study import Survey
+    from collections.abc import Iterable
+
+    from lungvq.findings import Finding
+    from lungvq.study import Entry
 
 _STYLES = {"inspiration": "bold green", "expiration": "bold cyan", "set aside": "dim"}
 _WIDTH_ELSEWHERE = 160
 
 
-def show_table(survey: Survey, *, on_stderr: bool = False) -> None:
-    """Print every series with its role, score and reasons; plain text where no terminal listens."""
+def show_table(entries: Iterable[Entry], findings: Iterable[Finding], *, on_stderr: bool = False) -> None:
+    """Print every series with its role, score and reasons, then warnings; plain text where no terminal listens."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -31,7 +34,7 @@ def show_table(survey: Survey, *, on_stderr: bool = False) -> None:
         ("Why", {"ratio": 1}),
     ):
         table.add_column(title, **options)
-    for entry in survey.entries:
+    for entry in entries:
         cells = (
             entry.key,
             "" if entry.name == entry.key else entry.name,
@@ -43,6 +46,6 @@ def show_table(survey: Survey, *, on_stderr: bool = False) -> None:
         )
         table.add_row(*map(escape, cells), style=_STYLES.get(entry.role))
     console.print(table)
-    for finding in survey.findings:
+    for finding in findings:
         if finding.severity != "PASS":
             console.print(f"{finding.severity}: {finding.message} {finding.advice}".strip(), markup=False)

@@ -32,7 +32,7 @@ def inspect(
     if as_json:
         typer.echo(json.dumps([entry.to_dict() for entry in found.entries], indent=2))
     else:
-        show_table(found)
+        show_table(found.entries, found.findings)
     if not found.has_pair:
         typer.echo(f"lungvq: {found.verdict}", err=True)
         raise typer.Exit(3)

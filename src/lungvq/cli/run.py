@@ -11,7 +11,6 @@ from lungvq.cli._shared import Quiet, Threads, Verbose, listening, one_sentence,
 
 if TYPE_CHECKING:
     from lungvq.io import SeriesInfo
-    from lungvq.progress import Progress
     from lungvq.study import Chosen
 
 
@@ -77,6 +76,9 @@ def run(
     if study is None and (insp_series or exp_series):
         raise UsageError("--insp-series and --exp-series choose within a STUDY folder; none was given")
 
+    chosen = None
+    if study is not None:
+        chosen = _choose(study, insp_series, exp_series, threads, verbose, quiet)
     with listening(verbose=verbose, quiet=quiet) as progress:
         progress.stage("starting")
         set_threads(threads)
@@ -84,9 +86,7 @@ def run(
         from lungvq.run import run_case
 
         pair: tuple[Path | SeriesInfo, Path | SeriesInfo]
-        chosen = None
-        if study is not None:
-            chosen = _choose(study, insp_series, exp_series, progress, quiet)
+        if chosen is not None:
             pair = chosen.insp, chosen.exp
         else:
             assert insp is not None
@@ -112,17 +112,26 @@ def run(
         raise StrictQcError(f"QC failed; see {output / 'report.html'}")
 
 
-def _choose(study: Path, insp: str | None, exp: str | None, progress: Progress, quiet: bool) -> Chosen:
-    """The pair in a study, or the decision table and why there is none."""
-    from lungvq.study import NoPairError, choose_pair
+def _choose(
+    study: Path, insp: str | None, exp: str | None, threads: int | None, verbose: bool, quiet: bool
+) -> Chosen:
+    """The pair in a study; the decision table is shown whether there is one or not."""
+    with listening(verbose=verbose, quiet=quiet) as progress:
+        progress.stage("finding the pair")
+        set_threads(threads)
+        from lungvq.study import NoPairError, choose_pair
 
-    try:
-        chosen = choose_pair(study, insp, exp, progress=progress)
-    except NoPairError as error:
-        if not quiet:
-            from lungvq.cli._table import show_table
+        found: Chosen | NoPairError
+        try:
+            found = choose_pair(study, insp, exp, progress=progress)
+        except NoPairError as error:
+            found = error
+    if not quiet:
+        from lungvq.cli._table import show_table
 
-            show_table(error.survey, on_stderr=True)
-        raise
-    progress.note(chosen.how)
-    return chosen
+        show_table(found.entries, found.findings, on_stderr=True)
+    if isinstance(found, NoPairError):
+        raise found
+    if not quiet:
+        typer.echo(found.how, err=True)
+    return found

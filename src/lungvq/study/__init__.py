@@ -158,26 +158,26 @@ class Survey:
 class Chosen:
     """The two series to run, and how they were found: for ``run.json`` and the report.
 
-    `how` is a sentence, `table` holds `Entry.row` of every series.
+    `how` is a sentence, `entries` the decision table.
     """
 
     insp: io.SeriesInfo
     exp: io.SeriesInfo
     how: str
-    table: tuple[dict[str, Any], ...]
-    findings: tuple[Finding, ...]
+    entries: tuple[Entry, ...]
+    findings: tuple[Finding, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return {"how": self.how, "series": list(self.table)}
+        """Plain values: ``how`` and, for ``series``, `Entry.row` of each."""
+        return {"how": self.how, "series": [entry.row() for entry in self.entries]}
 
 
 class NoPairError(PairError):
-    """No pair could be decided on; `survey` holds the decision table."""
+    """No pair could be decided on; `entries` is the decision table."""
 
     def __init__(self, survey: Survey) -> None:
         super().__init__(survey.verdict)
-        self.survey = survey
+        self.entries, self.findings = survey.entries, survey.findings
 
 
 def look_at(series: io.SeriesInfo) -> Glance:
@@ -283,9 +283,8 @@ def choose_pair(
         found = survey_series(listed, look=look, progress=progress)
     if found.pair is None:
         raise NoPairError(found)
-    table = tuple(entry.row() for entry in found.entries)
     pair = found.pair
-    return Chosen(pair.insp.series, pair.exp.series, found.verdict, table, found.findings)
+    return Chosen(pair.insp.series, pair.exp.series, found.verdict, found.entries, found.findings)
 
 
 def _entries(listed: Sequence[io.SeriesInfo], look: Look, progress: Progress) -> list[Entry]:
@@ -396,11 +395,11 @@ def _as_told(
         raise PairError("--insp-series and --exp-series name the same series; give two")
     check_same_patient(insp.patient, exp.patient)
     roles = {id(s): role for role, s in chosen.items()}
-    table = tuple(
-        Entry(s, key, roles.get(id(s), CANDIDATE if s.usable else SET_ASIDE), _why_listed(s, roles)).row()
+    entries = tuple(
+        Entry(s, key, roles.get(id(s), CANDIDATE if s.usable else SET_ASIDE), _why_listed(s, roles))
         for s, key in zip(listed, keys, strict=True)
     )
-    return Chosen(insp, exp, "both series were chosen by the user", table, ())
+    return Chosen(insp, exp, "both series were chosen by the user", entries)
 
 
 def _why_listed(series: io.SeriesInfo, roles: dict[int, str]) -> tuple[str, ...]:
