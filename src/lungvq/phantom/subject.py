@@ -20,7 +20,7 @@ from lungvq.phantom.chest import draw_shape
 from lungvq.phantom.lobes import HORIZONTAL, LEFT_OBLIQUE
 from lungvq.phantom.motion import Motion, map_points, stretch_points
 from lungvq.phantom.place import gaps_at, lobes_at
-from lungvq.phantom.shape import Shape
+from lungvq.phantom.shape import Shape, carina, hilum
 from lungvq.phantom.territory import Territory, choose_emboli
 from lungvq.phantom.tissue import Tissue, composition_at
 from lungvq.phantom.tree import Trees, grow_trees
@@ -91,8 +91,8 @@ def draw_subject(case: CaseSettings, seed: int) -> Subject:
         cloud.labels,
         cloud.depth,
         cloud.fissure,
-        np.stack([hilum(shape, 0), hilum(shape, 1)]),
-        carina(shape),
+        np.array([hilum(shape, 0), hilum(shape, 1)]),
+        np.array(carina(shape)),
         inside=lambda points: lobes_at(shape, motion, np.ascontiguousarray(points, float))[0],
         rng=trees,
     )
@@ -174,7 +174,7 @@ def _with_fissures(
     case: CaseSettings, shape: Shape, motion: Motion, rng: np.random.Generator
 ) -> tuple[Motion, dict[str, float]]:
     """Fissures of one person, such that the lobes have sizes that people's lobes have."""
-    whole = sample_lungs(shape._replace(remnant=np.zeros((2, 4))), motion, 2 * SAMPLE_MM)
+    whole = sample_lungs(shape.whole(), motion, 2 * SAMPLE_MM)
     moved = stretch_points(motion, whole.points)
     left = whole.points[:, 0] > shape.midline
     sides = [moved[~left], moved[left]]
@@ -188,7 +188,7 @@ def _with_fissures(
         gap_phase=rng.uniform(0, 2 * np.pi, 3),
         slide=rng.uniform(*case.breath.slide_mm, 3) * np.array([-1, -1, 1]),
     )
-    plain = shape._replace(remnant=np.zeros((2, 4)))
+    plain = shape.whole()
     best, least = part, np.inf
     for _ in range(FISSURE_DRAWS):
         drawn = sample_fissures(rng)
@@ -407,12 +407,3 @@ def _block(
 def tissue_at(tissue: Tissue, territory: Territory, samples: Samples) -> Floats:
     """Dry tissue, blood, blood gained, flow and disease at samples: (N, 5)."""
     return composition_at(tissue, territory, samples.points, samples.labels, samples.depth, samples.jacobian)
-
-
-def hilum(c: Shape, side: int) -> Floats:
-    sign = 1.0 if side else -1.0
-    return np.array([c.midline + sign * (c.waist + 2), 4.0, c.heart[2] + 0.75 * c.heart_radius[2]])
-
-
-def carina(c: Shape) -> Floats:
-    return np.array([c.midline * 0.6, 8.0, hilum(c, 1)[2] + 22.0])
