@@ -13,11 +13,23 @@ from lungvq.cli._shared import Threads, one_sentence, set_threads
 @one_sentence
 def bench(
     what: Annotated[
-        str, typer.Argument(help="'pipeline' (time and memory, stage by stage) or 'truth' (accuracy on phantoms).")
+        str,
+        typer.Argument(
+            help="'pipeline' (time and memory, stage by stage), 'truth' (accuracy on phantoms) or"
+            " 'phantom' (the phantoms themselves against published facts)."
+        ),
     ],
-    seeds: Annotated[int, typer.Option(min=1, help="truth: subjects per case.")] = 2,
-    cases: Annotated[str, typer.Option(help="truth: case names, separated by commas; 'all'.")] = "all",
-    spacing: Annotated[float, typer.Option(min=0.7, max=4.0, help="truth: voxel size in mm.")] = 1.5,
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=1, help="truth: subjects per case, 2; phantom: healthy subjects, 50."),
+    ] = None,
+    cases: Annotated[
+        str, typer.Option(help="truth, phantom: case names, separated by commas; 'all'.")
+    ] = "all",
+    spacing: Annotated[float, typer.Option(min=0.7, max=4.0, help="truth, phantom: voxel size in mm.")] = 1.5,
+    large: Annotated[
+        bool, typer.Option("--large", help="phantom: also time a pair of 512 x 512 x about 400 voxels.")
+    ] = False,
     size: Annotated[
         str, typer.Option(help="pipeline: columns x rows x slices of the phantom pair.")
     ] = "512x512x300",
@@ -37,9 +49,13 @@ def bench(
     elif what == "truth":
         from lungvq.bench.truth import bench_truth
 
-        text = bench_truth(cases, seeds, spacing, tell=lambda line: typer.echo(line, err=True))
+        text = bench_truth(cases, seeds or 2, spacing, tell=lambda line: typer.echo(line, err=True))
+    elif what == "phantom":
+        from lungvq.bench.phantom import bench_phantom
+
+        text = bench_phantom(cases, seeds or 50, spacing, large, tell=lambda line: typer.echo(line, err=True))
     else:
-        raise UsageError(f"no benchmark {what!r}; expected pipeline or phantom")
+        raise UsageError(f"no benchmark {what!r}; expected pipeline, truth or phantom")
     typer.echo(text)
     if output is not None:
         output.write_text(text + "\n", encoding="utf-8")
