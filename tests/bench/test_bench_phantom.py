@@ -7,17 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lungvq.bench import phantom as bench
-from lungvq.bench.phantom import (
-    PUBLISHED,
-    SOURCES,
-    balance,
-    bench_phantom,
-    crossings,
-    derivatives,
-    facts,
-    wedges,
-)
+from lungvq.bench import facts as bench
+from lungvq.bench.facts import PUBLISHED, SOURCES, facts
+from lungvq.bench.phantom import balance, bench_phantom, crossings, derivatives, wedges
 from lungvq.errors import UsageError
 from lungvq.phantom import make_phantom
 from lungvq.phantom.subject import SAMPLE_MM, Samples
