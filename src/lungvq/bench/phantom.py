@@ -231,8 +231,8 @@ def _cases_part(names: Sequence[str], spacing: float, tell: Tell) -> list[str]:
         table(["phantom", "spacing, mm", "sum of J", "mass", "air"], balance_rows),
         "### Closed form, trees and territories",
         "J against finite differences over 1 µm; map then inverse; points each 0.5 mm along branches of airways,"
-        " arteries and veins in lobes that lie outside their lobe; voxels enclosed by lung without a lobe; voxels of embolism"
-        " that are not exactly those whose nearest end of artery is below a blocked branch.",
+        " arteries and veins in lobes that lie outside their lobe; voxels enclosed by lung without a lobe; voxels of"
+        " embolism that are not exactly those whose nearest end of artery is below a blocked branch.",
         table(
             ["phantom", "J, relative", "inverse, mm", "outside their lobe", "no lobe", "embolism, wrong"],
             check_rows,
