@@ -1,7 +1,20 @@
 """A digital chest with known ventilation, perfusion and motion."""
 
-from lungvq.phantom.cases import CASES, CaseSettings
+from lungvq.phantom.cases import CASES, Breath, CaseSettings, Disease, Emboli, Physiology
 from lungvq.phantom.files import write_phantom
 from lungvq.phantom.make import Phantom, Truth, make_phantom
+from lungvq.phantom.scanner import Scanner
 
-__all__ = ["CASES", "CaseSettings", "Phantom", "Truth", "make_phantom", "write_phantom"]
+__all__ = [
+    "CASES",
+    "Breath",
+    "CaseSettings",
+    "Disease",
+    "Emboli",
+    "Phantom",
+    "Physiology",
+    "Scanner",
+    "Truth",
+    "make_phantom",
+    "write_phantom",
+]

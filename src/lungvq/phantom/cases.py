@@ -26,9 +26,9 @@ class Breath:
         How far lobes slide along their fissures.
     """
 
-    descent_mm: Range = (40.0, 62.0)
-    widen: Range = (0.06, 0.12)
-    deepen: Range = (0.12, 0.20)
+    descent_mm: Range = (50.0, 70.0)
+    widen: Range = (0.08, 0.13)
+    deepen: Range = (0.14, 0.22)
     coarse_mm: float = 1.4
     fine_mm: float = 0.38
     slide_mm: Range = (0.0, 0.0)
@@ -181,7 +181,7 @@ class CaseSettings:
 
 _EMPTYING = Disease("emphysema", flow=(0.1, 0.4), blood=(0.25, 0.5), dry=(0.2, 0.45), expansion=(1.0, 1.3))
 _SHALLOW = Breath((8.0, 14.0), (0.012, 0.025), (0.015, 0.035), 0.8, 0.25)
-_ILL = Breath(descent_mm=(30.0, 45.0), widen=(0.05, 0.09), deepen=(0.09, 0.15))
+_ILL = Breath(descent_mm=(36.0, 52.0), widen=(0.06, 0.10), deepen=(0.10, 0.16))
 
 CASES: dict[str, CaseSettings] = {
     "healthy": CaseSettings("healthy adult, full breath, no disease"),

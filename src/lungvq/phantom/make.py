@@ -174,14 +174,15 @@ def make_phantom(
 
 def _grids(subject: Subject, step: tuple[float, ...], matrix: tuple[int, int] | None) -> tuple[Grid, Grid]:
     c = subject.shape
-    half_x, half_y = c.half_width + c.wall + c.fat, c.half_depth + c.wall + c.fat
+    half_x = c.half_width + c.wall + c.fat + 42 * c.size  # to the shoulders
+    half_y = c.half_depth + c.wall + c.fat + 0.5 * c.breast
     points = subject.samples.points
     moved = map_points(subject.motion, points)[0]
     grow_x, grow_y = moved[:, 0].max() - points[:, 0].max(), points[:, 1].min() - moved[:, 1].min()
     grids = []
     for bottom, wide, deep in ((points[:, 2].min(), 0.0, 0.0), (moved[:, 2].min(), grow_x, grow_y)):
         low = np.array([-half_x - wide - 12, -half_y - deep - 14, bottom - 34])
-        high = np.array([half_x + wide + 12, half_y + 42, c.apex_z + 34])
+        high = np.array([half_x + wide + 12, c.half_depth + c.wall + c.fat + 42, c.apex_z + 34])
         count = np.ceil((high - low) / step[::-1]).astype(int)
         if matrix is not None:
             middle = (low + high) / 2

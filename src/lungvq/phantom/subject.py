@@ -29,7 +29,7 @@ from lungvq.phantom.waves import random_waves
 Floats = NDArray[np.float64]
 Labels = NDArray[np.uint8]
 
-COARSE_WAVES, FINE_WAVES, FLOW_WAVES, DENSE_WAVES = 14, 18, 10, 16
+COARSE_WAVES, FINE_WAVES, FLOW_WAVES, DENSE_WAVES = 28, 44, 20, 24
 COARSE_MM, FINE_MM = (16.0, 25.0), (8.0, 15.0)  # correlation lengths
 DENSITY_SD = 0.07  # of the logarithm, over a few mm
 SAMPLE_MM = 4.0
@@ -80,7 +80,7 @@ def draw_subject(case: CaseSettings, seed: int) -> Subject:
     body, breath, fissures, disease, physiology, trees, emboli = (
         np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(7)
     )
-    shape = draw_shape(case, body)
+    shape = _with_fluid(case, draw_shape(case, body))
     motion = _draw_motion(case, shape, breath)
     motion, completeness = _with_fissures(case, shape, motion, fissures)
     motion, lesions = _draw_lesions(case, shape, motion, disease)
@@ -104,6 +104,15 @@ def draw_subject(case: CaseSettings, seed: int) -> Subject:
     tissue = tissue._replace(flow_scale=1 / mean_flow)
     return Subject(
         shape, motion, tissue, territory, grown, float(body.uniform(4, 9)), samples, completeness, blocked
+    )
+
+
+def _with_fluid(case: CaseSettings, shape: Shape) -> Shape:
+    """Pleural fluid behind and below the lung of one side."""
+    if not case.fluid:
+        return shape
+    return shape._replace(
+        fluid_side=0 if case.fluid == "right" else 1, fluid_y=0.2 * shape.half_depth, fluid_slope=0.35
     )
 
 

@@ -115,17 +115,16 @@ def _extent(t, n, x, y, z, label, depth, uneven):
 
 
 @numba.njit(cache=True, error_model="numpy")
-def _weight(t, n, x, y, z, label, depth, uneven):
-    """How ill a point is with disease `n`: extent times texture."""
-    w = _extent(t, n, x, y, z, label, depth, uneven)
-    if w < 1e-3 or t.texture[n] == SOLID:
-        return w
+def _filled(t, n, x, y, z, extent):
+    """How ill a point is with disease `n`, from its extent there and the texture."""
+    if extent < 1e-3 or t.texture[n] == SOLID:
+        return extent
     d, number = _cell(x, y, z, t.grain[n], 10 * n)
     if t.texture[n] == HOLES:
-        return w / (1 + np.exp((d - t.share[n] * t.grain[n] * (0.6 + 0.8 * number)) / 0.5))
+        return extent / (1 + np.exp((d - t.share[n] * t.grain[n] * (0.6 + 0.8 * number)) / 0.5))
     if t.texture[n] == PATCHES:
-        return w if number < t.share[n] else 0.0
-    return w / (1 + np.exp(-(d - 0.55 * t.grain[n]) / 0.4))  # strands between cells
+        return extent if number < t.share[n] else 0.0
+    return extent / (1 + np.exp(-(d - 0.55 * t.grain[n]) / 0.4))  # strands between cells
 
 
 @numba.njit(cache=True, error_model="numpy")
@@ -146,13 +145,15 @@ def composition(t, territory, x, y, z, label, depth, jac):
     blood = t.blood * np.exp(uneven + t.gravity_blood * back)
     added, most, kind = 0.0, 0.5, NONE
     for n in range(t.size.size):
-        w = _weight(t, n, x, y, z, label, depth, uneven)
+        extent = _extent(t, n, x, y, z, label, depth, uneven)
+        w = _filled(t, n, x, y, z, extent)
         flow *= 1 + w * (t.flow_factor[n] - 1)
         dry *= 1 + w * (t.dry_factor[n] - 1)
         blood *= 1 + w * (t.blood_factor[n] - 1)
         added += w * t.added[n]
-        if w > most:
-            most, kind = w, t.kind[n]
+        ill = extent if t.texture[n] == STRANDS else w  # what lies between strands is part of the disease
+        if ill > most:
+            most, kind = ill + 0.2, t.kind[n]  # what is named first covers what lies under it
     if t.blocked:
         leaf = nearest_leaf(territory, label, x, y, z)
         flow *= t.leaf_flow[leaf]
