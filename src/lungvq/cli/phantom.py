@@ -19,6 +19,10 @@ def phantom(
     dicom: Annotated[
         bool, typer.Option("--dicom", help="Write the scans as a DICOM study below DIR/dicom.")
     ] = False,
+    modalities: Annotated[
+        bool,
+        typer.Option("--modalities", help="Also SPECT of ventilation and perfusion, and dual-energy CT."),
+    ] = False,
     threads: Threads = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -42,5 +46,12 @@ def phantom(
         made = make_phantom(case, seed=seed, spacing=spacing, progress=progress)
         progress.stage("writing the files")
         write_phantom(made, output, dicom=dicom)
+        if modalities:
+            from lungvq.phantom.modalities import make_modalities, write_modalities
+
+            progress.stage("imaging with SPECT and dual-energy CT")
+            write_modalities(make_modalities(made, seed=seed), output)
     scans = "dicom/" if dicom else "insp.nii.gz, exp.nii.gz"
+    if modalities:
+        scans += ", spect_v, spect_q, spect_ct, dect_pbv"
     typer.echo(f"{output}: {scans} and truth/ of a {case} phantom, seed {seed}, {spacing:g} mm")
