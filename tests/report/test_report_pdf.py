@@ -106,7 +106,8 @@ class Words(HTMLParser):
 SELECTION = {
     "how": "the pair was found by lung volume",
     "series": [
-        {"series": "1", "name": "Scout", "role": "set aside", "score": None, "lung_ml": None, "reasons": ["localizer"]},
+        {"series": "1", "name": "Scout", "role": "set aside", "score": None, "lung_ml": None,
+         "reasons": ["localizer"]},
         {"series": "2", "name": "Insp", "role": "inspiration", "score": 9.5, "lung_ml": 5120.0,
          "reasons": ["larger lungs", "says so"]},
     ],
