@@ -6,7 +6,7 @@ TESTS ?=
 # Two processes, one compiled loop each: on two cores faster than one process with two threads.
 PYTEST ?= NUMBA_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile
 
-.PHONY: demo test test-integration lint types layers docs check format lock clean
+.PHONY: demo test test-integration test-exhaustive lint types layers docs check format lock clean
 
 demo: .venv/ready  ## a phantom through the whole pipeline, to a report
 	.venv/bin/lungvq doctor
@@ -26,6 +26,9 @@ test-integration: .venv/ready  ## tests that need a browser, a PACS, DCMTK or po
 		&& apt-get update -qq && apt-get install -qq -y --no-install-recommends $$missing >/dev/null; } \
 		|| echo "not here, and not to be installed from here:$$missing; tests that need them will be skipped"
 	.venv/bin/python -m pytest -m integration $(TESTS)
+
+test-exhaustive: .venv/ready  ## tests that take many minutes, before a release
+	.venv/bin/python -m pytest -m exhaustive $(TESTS)
 
 lint: .venv/ready
 	.venv/bin/ruff check

@@ -3,7 +3,7 @@
 Volumes are those of small phantoms, some stretched along the body to hold more or less; headers are what a study in
 practice has, wrong ones included. Each volume is written as DICOM, listed and looked at once; a study then takes the
 listed series with headers of its own. A part of the studies goes the whole way: written as DICOM files, read by the
-command. Every one does in the integration run.
+command. Every one does in the exhaustive run.
 """
 
 import json
@@ -582,7 +582,7 @@ def test_the_same_from_files_by_the_command(volumes, tmp_path):
     check_through_the_command([chosen[int(n * step)] for n in range(ON_DISK)], volumes, tmp_path)
 
 
-@pytest.mark.integration
+@pytest.mark.exhaustive
 def test_all_of_them_from_files_by_the_command(volumes, tmp_path):
     check_through_the_command(STUDY_LIST, volumes, tmp_path)
 
