@@ -33,6 +33,7 @@ MAX_ANGLE = np.deg2rad(60.0)
 MIN_LENGTH_MM = 2.0
 ROOM_MM = 2.0  # from pleura and fissure, where there is so much
 HILUM_MM = 5.0  # room that a bronchus has outside the lungs
+LEAST_POINTS = 30  # with room around them, for a lobe to have branches
 SAMPLE_MM = 0.5  # how finely a branch is tried against its lobe
 SURE = 0.7  # share of the distance to pleura and fissure that is trusted: they are of first order
 TRACHEA_MM = 180.0  # beyond the top of any chest CT: the larynx follows
@@ -212,6 +213,8 @@ class _Space:
     ) -> None:
         depth = np.minimum(-pleura, fissure)
         roomy = (labels > 0) & (depth > ROOM_MM)
+        # too little of a lobe for a tree: none is grown
+        roomy &= np.bincount(labels[roomy], minlength=6)[labels] >= LEAST_POINTS
         # the cloud may be a grid: shaken, as far as there is room, its rows do not show
         free = np.minimum(SURE * (depth[roomy] - ROOM_MM), 2.0)
         shake = rng.uniform(-1, 1, (len(free), 3)) / np.sqrt(3) * free[:, None]
