@@ -108,7 +108,7 @@ def test_fissures_stay_where_they_are_when_lobes_slide(subject):
     there = map_points(motion, samples.points)[0]
     for n in range(0, len(there), 11):
         side = int(there[n, 0] > motion.middle_x)
-        assert lobe_of(motion, side, *there[n])[0] == samples.labels[n]
+        assert lobe_of(motion.sheet, side, *there[n])[0] == samples.labels[n]
 
 
 def test_lobes_slide_where_asked():

@@ -1,13 +1,15 @@
 """Lobes: on which side of which fissure a point lies, where fissures are missing, and how lobes slide.
 
 Everything here happens in the lung as the stretch of the breath leaves it (see :mod:`.motion`), because
-published fissures were fitted at inspiration, in the box of each lung. `f` is a :class:`.motion.Motion`.
+published fissures were fitted at inspiration, in the box of each lung. `f` is a :class:`.motion.Motion`, `p` its
+`sheet`, made by `sheet_of`.
 """
 
 from __future__ import annotations
 
 import numba
 import numpy as np
+from numpy.typing import NDArray
 
 RIGHT_OBLIQUE, LEFT_OBLIQUE, HORIZONTAL = 0, 1, 2
 REACH_MM = 35.0  # sd of how far from a fissure its sliding is felt
@@ -15,53 +17,80 @@ KEEP_MM = 15.0  # sliding along the horizontal fissure fades towards the oblique
 WINDOW = 0.2  # sd of where on a fissure lobes slide, as a share of the box
 
 
-@numba.njit(cache=True, error_model="numpy")
-def _cubic(c, x, y):
-    """The surface and its slope along y."""
-    value = (
-        c[0]
-        + x * (c[1] + x * (c[3] + x * c[6]))
-        + y * (c[2] + x * (c[4] + x * c[7]))
-        + y * y * (c[5] + x * c[8] + y * c[9])
-    )
-    slope = c[2] + x * (c[4] + x * c[7]) + 2 * y * (c[5] + x * c[8]) + 3 * y * y * c[9]
-    return value, slope
+def sheet_of(
+    low: NDArray[np.float64],
+    high: NDArray[np.float64],
+    surface: NDArray[np.float64],
+    x_range: NDArray[np.float64],
+    y_range: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """The three fissures in one array: handing one from function to function costs time.
+
+    Parameters
+    ----------
+    low, high : ndarray, shape (2, 3)
+        Boxes of the stretched right and left lung, LPS mm.
+    surface : ndarray, shape (3, 10)
+        Height as a share of the box, a cubic in its two other coordinates (:mod:`lungvq.fissures`); right
+        oblique, left oblique, horizontal.
+    x_range, y_range : ndarray, shape (3, 2)
+        Shares of the box; beyond, a fissure goes on as it is there.
+
+    Returns
+    -------
+    sheet : ndarray, shape (3, 20)
+        x, width, y, depth, z, height of the box; the ranges; the coefficients.
+    """
+    rows = []
+    for n in (RIGHT_OBLIQUE, LEFT_OBLIQUE, HORIZONTAL):
+        side = 1 if n == LEFT_OBLIQUE else 0
+        box = np.stack([low[side], high[side] - low[side]], axis=1).ravel()
+        rows.append(np.concatenate([box, x_range[n], y_range[n], surface[n]]))
+    return np.array(rows)
 
 
 @numba.njit(cache=True, error_model="numpy")
-def height(f, n, x, y):
-    """z of fissure `n` at a point, in mm, and its slope along y."""
-    side = 1 if n == LEFT_OBLIQUE else 0
-    lx, ly, lz = (
-        f.high[side, 0] - f.low[side, 0],
-        f.high[side, 1] - f.low[side, 1],
-        f.high[side, 2] - f.low[side, 2],
-    )
-    u = min(max((x - f.low[side, 0]) / lx, f.x_range[n, 0]), f.x_range[n, 1]) - 0.5
-    v = (y - f.low[side, 1]) / ly
-    w = min(max(v, f.y_range[n, 0]), f.y_range[n, 1])
-    value, slope = _cubic(f.surface[n], u, w - 0.5)
-    return f.low[side, 2] + value * lz, slope * lz / ly if v == w else 0.0
+def _cubic(p, n, x, y):
+    """The surface in its box, and its slopes along x and y."""
+    c0, c1, c2, c3, c4 = p[n, 10], p[n, 11], p[n, 12], p[n, 13], p[n, 14]
+    c5, c6, c7, c8, c9 = p[n, 15], p[n, 16], p[n, 17], p[n, 18], p[n, 19]
+    value = c0 + x * (c1 + x * (c3 + x * c6)) + y * (c2 + x * (c4 + x * c7)) + y * y * (c5 + x * c8 + y * c9)
+    slope_x = c1 + x * (2 * c3 + 3 * x * c6) + y * (c4 + 2 * x * c7) + y * y * c8
+    slope_y = c2 + x * (c4 + x * c7) + 2 * y * (c5 + x * c8) + 3 * y * y * c9
+    return value, slope_x, slope_y
 
 
 @numba.njit(cache=True, error_model="numpy")
-def _distance(f, n, x, y, z):
+def height(p, n, x, y):
+    """z of fissure `n` at a point, in mm, and its slopes along x and y."""
+    u = (x - p[n, 0]) / p[n, 1]
+    v = (y - p[n, 2]) / p[n, 3]
+    a, b = min(max(u, p[n, 6]), p[n, 7]), min(max(v, p[n, 8]), p[n, 9])
+    value, slope_x, slope_y = _cubic(p, n, a - 0.5, b - 0.5)
+    if a != u:
+        slope_x = 0.0
+    if b != v:
+        slope_y = 0.0
+    return p[n, 4] + value * p[n, 5], slope_x * p[n, 5] / p[n, 1], slope_y * p[n, 5] / p[n, 3]
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _distance(p, n, x, y, z):
     """Height above fissure `n` along its normal, mm."""
-    h, slope_y = height(f, n, x, y)
-    slope_x = height(f, n, x + 0.5, y)[0] - height(f, n, x - 0.5, y)[0]
+    h, slope_x, slope_y = height(p, n, x, y)
     return (z - h) / np.sqrt(1 + slope_x * slope_x + slope_y * slope_y)
 
 
 @numba.njit(cache=True, error_model="numpy")
-def lobe_of(f, side, x, y, z):
+def lobe_of(p, side, x, y, z):
     """Lobe label of a stretched point of one lung, distance to its nearest fissure, and which that is."""
     if side == 1:
-        d = _distance(f, LEFT_OBLIQUE, x, y, z)
+        d = _distance(p, LEFT_OBLIQUE, x, y, z)
         return (1 if d > 0 else 2), abs(d), LEFT_OBLIQUE
-    d = _distance(f, RIGHT_OBLIQUE, x, y, z)
+    d = _distance(p, RIGHT_OBLIQUE, x, y, z)
     if d <= 0:
         return 5, -d, RIGHT_OBLIQUE
-    e = _distance(f, HORIZONTAL, x, y, z)
+    e = _distance(p, HORIZONTAL, x, y, z)
     label = 3 if e > 0 else 4
     if d < abs(e):
         return label, d, RIGHT_OBLIQUE
@@ -69,25 +98,23 @@ def lobe_of(f, side, x, y, z):
 
 
 @numba.njit(cache=True, error_model="numpy")
-def outside_lobe(f, label, x, y, z):
+def outside_lobe(p, label, x, y, z):
     """Distance to the region of one lobe, negative inside, mm."""
     if label < 3:
-        d = _distance(f, LEFT_OBLIQUE, x, y, z)
+        d = _distance(p, LEFT_OBLIQUE, x, y, z)
         return -d if label == 1 else d
-    d = _distance(f, RIGHT_OBLIQUE, x, y, z)
+    d = _distance(p, RIGHT_OBLIQUE, x, y, z)
     if label == 5:
         return d
-    e = _distance(f, HORIZONTAL, x, y, z)
+    e = _distance(p, HORIZONTAL, x, y, z)
     return max(-d, -e if label == 3 else e)
 
 
 @numba.njit(cache=True, error_model="numpy")
 def absence(f, n, x, y):
     """Grows towards the hilum, where fissures are most often missing."""
-    side = 1 if n == LEFT_OBLIQUE else 0
-    u = (x - f.low[side, 0]) / (f.high[side, 0] - f.low[side, 0])
-    v = (y - f.low[side, 1]) / (f.high[side, 1] - f.low[side, 1])
-    inward = 1 - u if side == 1 else u
+    u, v = (x - f.sheet[n, 0]) / f.sheet[n, 1], (y - f.sheet[n, 2]) / f.sheet[n, 3]
+    inward = 1 - u if n == LEFT_OBLIQUE else u
     return inward - 0.3 * abs(v - 0.5) + 0.08 * np.sin(f.gap_k[n, 0] * u + f.gap_k[n, 1] * v + f.gap_phase[n])
 
 
@@ -95,15 +122,14 @@ def absence(f, n, x, y):
 def _moved(f, label, x, y, above):
     """How far along y a point `above` its fissure slides, and the change of that along y."""
     n = RIGHT_OBLIQUE if label == 5 else (LEFT_OBLIQUE if label == 2 else HORIZONTAL)
-    side = 1 if n == LEFT_OBLIQUE else 0
-    lx, ly = f.high[side, 0] - f.low[side, 0], f.high[side, 1] - f.low[side, 1]
-    u = ((x - f.low[side, 0]) / lx - 0.5) / WINDOW
-    v = ((y - f.low[side, 1]) / ly - (0.3 if n == HORIZONTAL else 0.5)) / WINDOW
+    ly = f.sheet[n, 3]
+    u = ((x - f.sheet[n, 0]) / f.sheet[n, 1] - 0.5) / WINDOW
+    v = ((y - f.sheet[n, 2]) / ly - (0.3 if n == HORIZONTAL else 0.5)) / WINDOW
     amount = f.slide[n] * np.exp(-0.5 * (u * u + v * v + (above / REACH_MM) ** 2))
     change = -amount * v / (WINDOW * ly)
     if n == HORIZONTAL:
-        h, h_y = height(f, HORIZONTAL, x, y)
-        o, o_y = height(f, RIGHT_OBLIQUE, x, y)
+        h, _, h_y = height(f.sheet, HORIZONTAL, x, y)
+        o, _, o_y = height(f.sheet, RIGHT_OBLIQUE, x, y)
         b = max(0.0, above + h - o) / KEEP_MM
         far = np.exp(-b * b)
         change = change * (1 - far) + amount * 2 * b * far * (h_y - o_y) / KEEP_MM
@@ -130,9 +156,9 @@ def slide(f, label, x, y, z):
     if not _slides(f, label):
         return x, y, z, 1.0
     n = RIGHT_OBLIQUE if label == 5 else (LEFT_OBLIQUE if label == 2 else HORIZONTAL)
-    above = z - height(f, n, x, y)[0]
+    above = z - height(f.sheet, n, x, y)[0]
     amount, change = _moved(f, label, x, y, above)
-    return x, y + amount, above + height(f, n, x, y + amount)[0], 1 + change
+    return x, y + amount, above + height(f.sheet, n, x, y + amount)[0], 1 + change
 
 
 @numba.njit(cache=True, error_model="numpy")
@@ -141,7 +167,7 @@ def unslide(f, label, x, y, z):
     if not _slides(f, label):
         return x, y, z, 1.0
     n = RIGHT_OBLIQUE if label == 5 else (LEFT_OBLIQUE if label == 2 else HORIZONTAL)
-    above = z - height(f, n, x, y)[0]
+    above = z - height(f.sheet, n, x, y)[0]
     t, change = y, 0.0
     for _ in range(30):
         amount, change = _moved(f, label, x, t, above)
@@ -149,4 +175,4 @@ def unslide(f, label, x, y, z):
         if abs(error) < 1e-10:
             break
         t -= error / (1 + change)
-    return x, t, above + height(f, n, x, t)[0], 1 + change
+    return x, t, above + height(f.sheet, n, x, t)[0], 1 + change

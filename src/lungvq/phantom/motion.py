@@ -38,12 +38,8 @@ class Motion(NamedTuple):
         Lateral and front-back growth, shares of the size, fixed at the midline and at `back_y`.
     wave_k, wave_phase, wave_amp, bump_at, bump_sigma, bump_gain : ndarray
         The ripple: waves, and balls that expand less by a share `bump_gain` of each length.
-    low, high : ndarray, shape (2, 3)
-        Boxes of the stretched lungs.
-    surface : ndarray, shape (3, 10)
-        Fissures: height as a share of the box, a cubic in its two other coordinates (:mod:`lungvq.fissures`).
-    x_range, y_range : ndarray, shape (3, 2)
-        Shares of the box; beyond, a fissure goes on as it is there.
+    sheet : ndarray, shape (3, 20)
+        The fissures, as `lobes.sheet_of` makes them.
     gap : ndarray, shape (3,)
         Where `lobes.absence` exceeds it, a fissure is missing.
     gap_k, gap_phase : ndarray, shape (3, 2) and (3,)
@@ -71,11 +67,7 @@ class Motion(NamedTuple):
     bump_at: Floats
     bump_sigma: Floats
     bump_gain: Floats
-    low: Floats
-    high: Floats
-    surface: Floats
-    x_range: Floats
-    y_range: Floats
+    sheet: Floats
     gap: Floats
     gap_k: Floats
     gap_phase: Floats
@@ -158,7 +150,7 @@ def forward(m, x, y, z, grad, work):
     and the point before sliding (x, y). `grad` (3, 3) and `work` (2, 3, 3) are scratch.
     """
     a, b, c = without_slide(m, x, y, z, grad, work)
-    label, near, which = lobe_of(m, 1 if a > m.middle_x else 0, a, b, c)
+    label, near, which = lobe_of(m.sheet, 1 if a > m.middle_x else 0, a, b, c)
     p, q, r, extra = slide(m, label, a, b, c)
     return p, q, r, det(grad) * extra, label, near, which, a, b
 
@@ -219,9 +211,9 @@ def backward(m, x, y, z, gx, gy, gz, tolerance, grad, work):
     The lobe can be told before the way back is known: sliding leaves fissures where they are.
     """
     side = 1 if x > m.middle_x else 0
-    label, near, which = lobe_of(m, side, x, y, z)
+    label, near, which = lobe_of(m.sheet, side, x, y, z)
     x, y, z, extra = unslide(m, label, x, y, z)
-    near = lobe_of(m, side, x, y, z)[1]
+    near = lobe_of(m.sheet, side, x, y, z)[1]
     for _ in range(50):
         a, b, c = without_slide(m, gx, gy, gz, grad, work)
         ex, ey, ez = x - a, y - b, z - c

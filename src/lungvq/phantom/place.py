@@ -21,7 +21,7 @@ def aerated(c, m, x, y, z, grad):
     label = m.airless
     if (label < 3) != (a > m.middle_x):
         return whole, whole
-    return max(whole, -outside_lobe(m, label, a, b, h)), whole
+    return max(whole, -outside_lobe(m.sheet, label, a, b, h)), whole
 
 
 @numba.njit(parallel=True, cache=True, error_model="numpy")

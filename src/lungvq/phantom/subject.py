@@ -17,7 +17,7 @@ from lungvq.fissures import VALID, sample_fissures
 from lungvq.phantom import tissue as kinds
 from lungvq.phantom.cases import CaseSettings, Disease, Physiology
 from lungvq.phantom.chest import draw_shape
-from lungvq.phantom.lobes import HORIZONTAL, LEFT_OBLIQUE
+from lungvq.phantom.lobes import HORIZONTAL, LEFT_OBLIQUE, sheet_of
 from lungvq.phantom.motion import Motion, map_points, stretch_points
 from lungvq.phantom.place import gaps_at, lobes_at
 from lungvq.phantom.shape import Shape, carina, hilum
@@ -134,7 +134,7 @@ def sample_lungs(
 def _draw_motion(case: CaseSettings, shape: Shape, rng: np.random.Generator) -> Motion:
     breath = case.breath
     descent = rng.uniform(*breath.descent_mm) * (1 + 0.06 * rng.normal(size=2).clip(-2, 2))
-    back = rng.uniform(0.2, 0.4)
+    back = rng.uniform(0.12, 0.28)
     widen = np.full(2, rng.uniform(*breath.widen))
     deepen = np.full(2, rng.uniform(*breath.deepen))
     if case.collapsed == "left":
@@ -165,11 +165,7 @@ def _draw_motion(case: CaseSettings, shape: Shape, rng: np.random.Generator) -> 
         bump_sigma=np.zeros(0),
         bump_gain=np.zeros(0),
         # lungs without fissures, for the time being
-        low=np.zeros((2, 3)),
-        high=np.ones((2, 3)),
-        surface=np.zeros((3, 10)),
-        x_range=np.zeros((3, 2)),
-        y_range=np.zeros((3, 2)),
+        sheet=np.ones((3, 20)),
         gap=np.ones(3),
         gap_k=np.zeros((3, 2)),
         gap_phase=np.zeros(3),
@@ -188,11 +184,12 @@ def _with_fissures(
     left = whole.points[:, 0] > shape.midline
     sides = [moved[~left], moved[left]]
     names = ("right_oblique", "left_oblique", "horizontal")
+    boxes = (
+        np.stack([s.min(axis=0) for s in sides]) - SAMPLE_MM,
+        np.stack([s.max(axis=0) for s in sides]) + SAMPLE_MM,
+    )
+    ranges = np.array([VALID[n][0] for n in names]), np.array([VALID[n][1] for n in names])
     part = motion._replace(
-        low=np.stack([s.min(axis=0) for s in sides]) - SAMPLE_MM,
-        high=np.stack([s.max(axis=0) for s in sides]) + SAMPLE_MM,
-        x_range=np.array([VALID[n][0] for n in names]),
-        y_range=np.array([VALID[n][1] for n in names]),
         gap_k=rng.normal(size=(3, 2)) * 12,
         gap_phase=rng.uniform(0, 2 * np.pi, 3),
         slide=rng.uniform(*case.breath.slide_mm, 3) * np.array([-1, -1, 1]),
@@ -201,7 +198,7 @@ def _with_fissures(
     best, least = part, np.inf
     for _ in range(FISSURE_DRAWS):
         drawn = sample_fissures(rng)
-        part = part._replace(surface=np.array([getattr(drawn, n) for n in names]))
+        part = part._replace(sheet=sheet_of(*boxes, np.array([getattr(drawn, n) for n in names]), *ranges))
         labels, _, _, jacobian = lobes_at(plain, part, whole.points)
         volumes = np.bincount(labels, weights=jacobian, minlength=6)
         off = sum(
@@ -216,7 +213,7 @@ def _with_fissures(
     part = best
     if case.collapsed in COLLAPSE_SHIFT:
         n, shift = COLLAPSE_SHIFT[case.collapsed]
-        part.surface[n, 0] += shift
+        part.sheet[n, 10] += shift
         part = part._replace(airless=anatomy.LOBES[case.collapsed])
     wanted = rng.uniform(*case.completeness, 3)
     inside = sample_lungs(plain, part)
