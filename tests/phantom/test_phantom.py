@@ -15,7 +15,7 @@ from lungvq.phantom import CASES, Physiology, make_phantom, write_phantom
 from lungvq.phantom import tissue as kinds
 from lungvq.phantom.lobes import lobe_of
 from lungvq.phantom.make import _grids, _scan
-from lungvq.phantom.motion import map_points, unmap_points
+from lungvq.phantom.motion import MIDDLE_X, map_points, unmap_points
 from lungvq.phantom.place import lobes_at
 from lungvq.phantom.subject import LOBE_RANGES, draw_subject, tissue_at
 
@@ -107,7 +107,7 @@ def test_fissures_stay_where_they_are_when_lobes_slide(subject):
     samples, motion = subject.samples, subject.motion
     there = map_points(motion, samples.points)[0]
     for n in range(0, len(there), 11):
-        side = int(there[n, 0] > motion.middle_x)
+        side = int(there[n, 0] > motion.chest[MIDDLE_X])
         assert lobe_of(motion.sheet, side, *there[n])[0] == samples.labels[n]
 
 
@@ -183,7 +183,9 @@ def test_hu_are_those_of_lungs(phantom):
 
 
 def test_perfusion_has_mean_one(phantom):
-    assert np.nanmean(phantom.truth.perfusion.array, dtype=float) == pytest.approx(1, abs=1e-4)
+    assert np.nanmean(phantom.truth.perfusion.array, dtype=float) == pytest.approx(
+        1, abs=3e-3
+    )  # over points, here over voxels
 
 
 def test_same_seed_same_phantom():

@@ -26,18 +26,25 @@ BASE_WEIGHT = 0.6  # of the descent: the less, the more evenly the lung lengthen
 Floats = NDArray[np.float64]
 
 
+# Where the settings of the stretch stand in `Motion.chest`; pairs are right, left.
+APEX_Z, HEIGHT, MIDDLE_X, BACK_Y, DEPTH_AP, DEPTH, DEPTH_BACK, WIDEN, DEEPEN = 0, 1, 2, 3, 4, 5, 7, 9, 11
+
+
 class Motion(NamedTuple):
-    """Settings of the map. Pairs are (right, left), triples (right oblique, left oblique, horizontal fissure);
-    lengths in mm, LPS.
+    """Settings of the map, in few arrays: handing one from function to function costs time. Lengths in mm, LPS.
+
+    Triples are right oblique, left oblique, horizontal fissure.
 
     Parameters
     ----------
-    depth, depth_back : ndarray, shape (2,)
-        Descent at the base in front, and what the back adds to it.
-    widen, deepen : ndarray, shape (2,)
-        Lateral and front-back growth, shares of the size, fixed at the midline and at `back_y`.
-    wave_k, wave_phase, wave_amp, bump_at, bump_sigma, bump_gain : ndarray
-        The ripple: waves, and balls that expand less by a share `bump_gain` of each length.
+    chest : ndarray, shape (13,)
+        Of the stretch: z of the apex, height of the lungs, x of the midline, y that stays, depth of the chest;
+        descent at the base in front and what the back adds to it; lateral and front-back growth, as shares of
+        the size from the midline and from the y that stays. The last four are pairs.
+    waves : ndarray, shape (7, n)
+        Of the ripple: wave vector, phase, amplitude.
+    bumps : ndarray, shape (n, 5)
+        Of the ripple: balls that expand less: centre, sd, and the share by which each length grows less.
     sheet : ndarray, shape (3, 20)
         The fissures, as `lobes.sheet_of` makes them.
     gap : ndarray, shape (3,)
@@ -52,21 +59,9 @@ class Motion(NamedTuple):
         Whether fissures show in scans.
     """
 
-    apex_z: float
-    height: float
-    middle_x: float
-    back_y: float
-    depth_ap: float
-    depth: Floats
-    depth_back: Floats
-    widen: Floats
-    deepen: Floats
-    wave_k: Floats
-    wave_phase: Floats
-    wave_amp: Floats
-    bump_at: Floats
-    bump_sigma: Floats
-    bump_gain: Floats
+    chest: Floats
+    waves: Floats
+    bumps: Floats
     sheet: Floats
     gap: Floats
     gap_k: Floats
@@ -77,22 +72,22 @@ class Motion(NamedTuple):
 
 
 @numba.njit(cache=True, error_model="numpy")
-def stretch(m, x, y, z, grad):
-    """Where the stretch takes a point; its gradient goes into `grad`, shape (3, 3)."""
-    dx = x - m.middle_x
-    dy = y - m.back_y
+def stretch(c, x, y, z, grad):
+    """Where the stretch with settings `c` (`Motion.chest`) takes a point; its gradient goes into `grad` (3, 3)."""
+    dx = x - c[MIDDLE_X]
+    dy = y - c[BACK_Y]
     th = np.tanh(dx / SIDE_BLEND_MM)
     w, dw = 0.5 * (1 + th), 0.5 * (1 - th * th) / SIDE_BLEND_MM
-    s = max(0.0, (m.apex_z - z) / m.height)
-    ds = -1 / m.height if s > 0 else 0.0
-    p = 1 + dy / m.depth_ap
-    d_r = m.depth[0] + m.depth_back[0] * p
-    d_l = m.depth[1] + m.depth_back[1] * p
+    s = max(0.0, (c[APEX_Z] - z) / c[HEIGHT])
+    ds = -1 / c[HEIGHT] if s > 0 else 0.0
+    p = 1 + dy / c[DEPTH_AP]
+    d_r = c[DEPTH] + c[DEPTH_BACK] * p
+    d_l = c[DEPTH + 1] + c[DEPTH_BACK + 1] * p
     depth = (1 - w) * d_r + w * d_l
-    depth_y = ((1 - w) * m.depth_back[0] + w * m.depth_back[1]) / m.depth_ap
-    ax = (1 - w) * m.widen[0] + w * m.widen[1]
-    ay = (1 - w) * m.deepen[0] + w * m.deepen[1]
-    ax_x, ay_x = dw * (m.widen[1] - m.widen[0]), dw * (m.deepen[1] - m.deepen[0])
+    depth_y = ((1 - w) * c[DEPTH_BACK] + w * c[DEPTH_BACK + 1]) / c[DEPTH_AP]
+    ax = (1 - w) * c[WIDEN] + w * c[WIDEN + 1]
+    ay = (1 - w) * c[DEEPEN] + w * c[DEEPEN + 1]
+    ax_x, ay_x = dw * (c[WIDEN + 1] - c[WIDEN]), dw * (c[DEEPEN + 1] - c[DEEPEN])
     eta = s * s / (s * s + ONSET)
     eta_z = 2 * s * ONSET / (s * s + ONSET) ** 2 * ds
     g = (1 + BASE_WEIGHT) * s * s / (s + BASE_WEIGHT)
@@ -112,14 +107,14 @@ def stretch(m, x, y, z, grad):
 @numba.njit(cache=True, error_model="numpy")
 def ripple(m, x, y, z, grad):
     """Where the waves and bumps take a point; their gradient goes into `grad`."""
-    ux, uy, uz = wave_displacement(m.wave_k, m.wave_phase, m.wave_amp, x, y, z, grad)
-    for n in range(m.bump_at.shape[0]):
-        dx, dy, dz = x - m.bump_at[n, 0], y - m.bump_at[n, 1], z - m.bump_at[n, 2]
-        v = m.bump_sigma[n] ** 2
+    ux, uy, uz = wave_displacement(m.waves, x, y, z, grad)
+    for n in range(m.bumps.shape[0]):
+        dx, dy, dz = x - m.bumps[n, 0], y - m.bumps[n, 1], z - m.bumps[n, 2]
+        v = m.bumps[n, 3] ** 2
         q = (dx * dx + dy * dy + dz * dz) / v
         if q > 40:
             continue
-        g = -m.bump_gain[n] * np.exp(-0.5 * q)
+        g = -m.bumps[n, 4] * np.exp(-0.5 * q)
         d = (dx, dy, dz)
         ux += g * dx
         uy += g * dy
@@ -135,7 +130,7 @@ def ripple(m, x, y, z, grad):
 def without_slide(m, x, y, z, grad, work):
     """Stretch after ripple; the gradient goes into `grad`. `work` is scratch, shape (2, 3, 3)."""
     a, b, c = ripple(m, x, y, z, work[0])
-    a, b, c = stretch(m, a, b, c, work[1])
+    a, b, c = stretch(m.chest, a, b, c, work[1])
     for i in range(3):
         for j in range(3):
             grad[i, j] = (
@@ -150,7 +145,7 @@ def forward(m, x, y, z, grad, work):
     and the point before sliding (x, y). `grad` (3, 3) and `work` (2, 3, 3) are scratch.
     """
     a, b, c = without_slide(m, x, y, z, grad, work)
-    label, near, which = lobe_of(m.sheet, 1 if a > m.middle_x else 0, a, b, c)
+    label, near, which = lobe_of(m.sheet, 1 if a > m.chest[MIDDLE_X] else 0, a, b, c)
     p, q, r, extra = slide(m, label, a, b, c)
     return p, q, r, det(grad) * extra, label, near, which, a, b
 
@@ -192,10 +187,10 @@ def newton_step(g, ex, ey, ez):
 
 
 @numba.njit(cache=True, error_model="numpy")
-def unstretch(m, x, y, z, gx, gy, gz, grad):
+def unstretch(p, x, y, z, gx, gy, gz, grad):
     """Inverse of the stretch alone, to 0.01 mm, by Newton's method from the guess ``(gx, gy, gz)``."""
     for _ in range(30):
-        a, b, c = stretch(m, gx, gy, gz, grad)
+        a, b, c = stretch(p, gx, gy, gz, grad)
         ex, ey, ez = x - a, y - b, z - c
         if abs(ex) + abs(ey) + abs(ez) < 1e-2:
             break
@@ -210,7 +205,7 @@ def backward(m, x, y, z, gx, gy, gz, tolerance, grad, work):
 
     The lobe can be told before the way back is known: sliding leaves fissures where they are.
     """
-    side = 1 if x > m.middle_x else 0
+    side = 1 if x > m.chest[MIDDLE_X] else 0
     label, near, which = lobe_of(m.sheet, side, x, y, z)
     x, y, z, extra = unslide(m, label, x, y, z)
     near = lobe_of(m.sheet, side, x, y, z)[1]
@@ -245,7 +240,7 @@ def unmap_points(m, points):
     for n in numba.prange(points.shape[0]):
         grad, work = np.empty((3, 3)), np.empty((2, 3, 3))
         x, y, z = points[n, 0], points[n, 1], points[n, 2]
-        gx, gy, gz = unstretch(m, x, y, z, x, y, z, grad)
+        gx, gy, gz = unstretch(m.chest, x, y, z, x, y, z, grad)
         found = backward(m, x, y, z, gx, gy, gz, 1e-9, grad, work)
         out[n, 0], out[n, 1], out[n, 2] = found[0], found[1], found[2]
     return out
@@ -257,7 +252,7 @@ def stretch_points(m, points):
     out = np.empty_like(points)
     for n in numba.prange(points.shape[0]):
         grad = np.empty((3, 3))
-        out[n, 0], out[n, 1], out[n, 2] = stretch(m, points[n, 0], points[n, 1], points[n, 2], grad)
+        out[n, 0], out[n, 1], out[n, 2] = stretch(m.chest, points[n, 0], points[n, 1], points[n, 2], grad)
     return out
 
 
@@ -269,12 +264,8 @@ def scaled(motion: Motion, share: float) -> Motion:
     share : float
         0 leaves everything at expiration, 1 is the whole breath.
     """
-    return motion._replace(
-        depth=motion.depth * share,
-        depth_back=motion.depth_back * share,
-        widen=motion.widen * share,
-        deepen=motion.deepen * share,
-        wave_amp=motion.wave_amp * share,
-        bump_gain=motion.bump_gain * share,
-        slide=np.zeros(3),
-    )
+    chest, waves, bumps = motion.chest.copy(), motion.waves.copy(), motion.bumps.copy()
+    chest[DEPTH:] *= share
+    waves[4:] *= share
+    bumps[:, 4] *= share
+    return motion._replace(chest=chest, waves=waves, bumps=bumps, slide=np.zeros(3))

@@ -6,7 +6,7 @@ import numba
 import numpy as np
 
 from lungvq.phantom.lobes import absence, outside_lobe
-from lungvq.phantom.motion import forward, ripple, stretch
+from lungvq.phantom.motion import MIDDLE_X, forward, ripple, stretch
 from lungvq.phantom.shape import lung
 
 
@@ -17,9 +17,9 @@ def aerated(c, m, x, y, z, grad):
     if m.airless == 0 or whole > 6.0:
         return whole, whole
     a, b, h = ripple(m, x, y, z, grad)
-    a, b, h = stretch(m, a, b, h, grad)
+    a, b, h = stretch(m.chest, a, b, h, grad)
     label = m.airless
-    if (label < 3) != (a > m.middle_x):
+    if (label < 3) != (a > m.chest[MIDDLE_X]):
         return whole, whole
     return max(whole, -outside_lobe(m.sheet, label, a, b, h)), whole
 

@@ -6,7 +6,7 @@ import numba
 import numpy as np
 
 from lungvq.phantom.lobes import absence
-from lungvq.phantom.motion import backward, forward, newton_step, unstretch
+from lungvq.phantom.motion import DEEPEN, WIDEN, backward, forward, newton_step, unstretch
 from lungvq.phantom.place import aerated
 from lungvq.phantom.shape import body_hu, cage, outline
 from lungvq.phantom.tissue import composition
@@ -75,7 +75,7 @@ def render_lungs(c, m, t, w, breath_in, shape, affine, ribs_rise, rho, cover, bo
     totals = np.zeros((shape[0], 6, 4))
     one = np.zeros((3, 3))
     one[0, 0], one[1, 1], one[2, 2] = 1.0, 1.0, 1.0
-    widest, deepest = max(m.widen[0], m.widen[1]), max(m.deepen[0], m.deepen[1])
+    widest, deepest = max(m.chest[WIDEN], m.chest[WIDEN + 1]), max(m.chest[DEEPEN], m.chest[DEEPEN + 1])
     for k in numba.prange(shape[0]):
         grad, work = np.empty((3, 3)), np.empty((2, 3, 3))
         z = affine[2, 3] + hz * k
@@ -90,7 +90,7 @@ def render_lungs(c, m, t, w, breath_in, shape, affine, ribs_rise, rho, cover, bo
                 if breath_in:
                     if outline(c, x / (1 + widest), y / (1 + deepest)) > 8.0:
                         continue
-                    wx, wy, wz = unstretch(m, x, y, z, wx + hx, wy, wz, grad)
+                    wx, wy, wz = unstretch(m.chest, x, y, z, wx + hx, wy, wz, grad)
                     px, py, pz, rz = wx, wy, wz, z - ribs_rise
                 lx, ly, lz, jac, label, near, which, qx, qy = px, py, pz, 1.0, 0, 1e3, 0, 0.0, 0.0
                 d, whole = aerated(c, m, px, py, pz, grad)

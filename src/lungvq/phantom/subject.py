@@ -139,31 +139,18 @@ def _draw_motion(case: CaseSettings, shape: Shape, rng: np.random.Generator) -> 
     deepen = np.full(2, rng.uniform(*breath.deepen))
     if case.collapsed == "left":
         descent[1], widen[1], deepen[1] = 3.0, 0.25 * widen[0], 0.2 * deepen[0]
-    waves, phases, amps = [], [], []
+    waves = []
     for count, length, sd in (
         (COARSE_WAVES, COARSE_MM, breath.coarse_mm),
         (FINE_WAVES, FINE_MM, breath.fine_mm),
     ):
         k, phase = random_waves(rng, count, rng.uniform(*length))
-        waves.append(k)
-        phases.append(phase)
-        amps.append(rng.normal(size=(3, count)) * sd * np.sqrt(2 / count))
+        waves.append(np.vstack([k, phase, rng.normal(size=(3, count)) * sd * np.sqrt(2 / count)]))
+    sizes = (shape.apex_z + 4.0, shape.height, shape.midline, shape.spine_y + 10.0, 1.9 * shape.half_depth)
     return Motion(
-        apex_z=shape.apex_z + 4.0,
-        height=shape.height,
-        middle_x=shape.midline,
-        back_y=shape.spine_y + 10.0,
-        depth_ap=1.9 * shape.half_depth,
-        depth=descent * (1 - back / 2),
-        depth_back=descent * back,
-        widen=widen,
-        deepen=deepen,
-        wave_k=np.concatenate(waves, axis=1),
-        wave_phase=np.concatenate(phases),
-        wave_amp=np.concatenate(amps, axis=1),
-        bump_at=np.zeros((0, 3)),
-        bump_sigma=np.zeros(0),
-        bump_gain=np.zeros(0),
+        chest=np.concatenate([sizes, descent * (1 - back / 2), descent * back, widen, deepen]),
+        waves=np.ascontiguousarray(np.concatenate(waves, axis=1)),
+        bumps=np.zeros((0, 5)),
         # lungs without fissures, for the time being
         sheet=np.ones((3, 20)),
         gap=np.ones(3),
@@ -305,11 +292,7 @@ def _hold_back(motion: Motion, at: Floats, size: float, expansion: float, share:
     gain = 1 - (min(expansion, now) / now) ** (1 / 3) if share == 1.0 else 1 - share ** (1 / 3)
     if gain <= 0:
         return motion
-    return motion._replace(
-        bump_at=np.vstack([motion.bump_at, at]),
-        bump_sigma=np.append(motion.bump_sigma, size),
-        bump_gain=np.append(motion.bump_gain, min(gain, 0.3)),
-    )
+    return motion._replace(bumps=np.vstack([motion.bumps, [*at, size, min(gain, 0.3)]]))
 
 
 _KINDS = {

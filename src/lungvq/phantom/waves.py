@@ -46,14 +46,14 @@ def wave_sum(k, phase, amp, x, y, z):
 
 
 @numba.njit(cache=True, error_model="numpy", fastmath=LOOSE)
-def wave_displacement(k, phase, amp, x, y, z, grad):
-    """Displacement by waves `k` (3, n) with amplitudes `amp` (3, n); 1 + its gradient goes into `grad`."""
+def wave_displacement(w, x, y, z, grad):
+    """Displacement by waves `w` (7, n): wave vector, phase, amplitude; 1 + its gradient goes into `grad`."""
     ux, uy, uz = 0.0, 0.0, 0.0
     xx, xy, xz, yx, yy, yz, zx, zy, zz = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    for n in range(phase.size):
-        kx, ky, kz = k[0, n], k[1, n], k[2, n]
-        sin, cos = sincos(kx * x + ky * y + kz * z + phase[n])
-        ax, ay, az = amp[0, n], amp[1, n], amp[2, n]
+    for n in range(w.shape[1]):
+        kx, ky, kz = w[0, n], w[1, n], w[2, n]
+        sin, cos = sincos(kx * x + ky * y + kz * z + w[3, n])
+        ax, ay, az = w[4, n], w[5, n], w[6, n]
         ux += ax * sin
         uy += ay * sin
         uz += az * sin
