@@ -486,10 +486,10 @@ def _abdomen_hu(c, below, x, y):
     stomach = ellipsoid(x - 0.38 * w, y + 0.12 * d, below - 45.0, 0.40 * w, 0.48 * d, 50.0)
     if stomach < 0:
         gas = y < -0.40 * d and stomach < -4.0
-        return -950.0 if gas else (25.0 if stomach < -4.0 else 45.0)
+        return -990.0 if gas else (25.0 if stomach < -4.0 else 45.0)
     colon = ellipsoid(x - 0.62 * w, y + 0.45 * d, below - 45.0, 22.0, 16.0, 28.0)
     if colon < 0:
-        return -900.0 if colon < -3.0 else 45.0
+        return -985.0 if colon < -3.0 else 45.0
     return -98.0
 
 
