@@ -1,7 +1,9 @@
-"""Run what the tutorial shows: every ``$`` line of a console block and every ``>>>`` line, in a new folder.
+"""Run what the tutorial and the page on the phantom show, in a new folder.
+
+That is every ``$`` line of a console block and every ``>>>`` line.
 
 Console blocks must exit with 0, Python blocks must print what is printed below them. ``python run_examples.py``
-runs the tutorial, or the pages that are named.
+runs both, or the pages that are named.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-PAGES = [Path(__file__).with_name("tutorial.md")]
+PAGES = [Path(__file__).with_name(name) for name in ("tutorial.md", "phantom.md")]
 _BLOCK = re.compile(r"^```(console|pycon)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

@@ -90,3 +90,12 @@ def test_functions_named_by_the_theory_page_exist():
     assert len(named) > 15
     for module, function in named:
         assert hasattr(import_module(f"lungvq.{module}"), function), f"{module}.{function}"
+
+
+def test_every_phantom_is_in_the_gallery():
+    from lungvq.phantom import CASES
+
+    page = (DOCS / "gallery.md").read_text(encoding="utf-8")
+    for case in CASES:
+        assert f"images/gallery/{case}.png" in page
+        assert (DOCS / "images" / "gallery" / f"{case}.png").exists()
