@@ -40,7 +40,7 @@ LEVELS = (
 
 
 def planes(phantom: Phantom) -> tuple[float, float]:
-    """y of the coronal cut and z of the axial one, at expiration: most of the disease, or the trachea and most lung."""
+    """y of the coronal cut and z of the axial one, at expiration: most disease, or the trachea and most lung."""
     lobes, disease = phantom.truth.lobes_exp, phantom.truth.disease.array
     shown = disease > 0 if disease.any() else lobes.array > 0
     k, j = (np.argmax(gaussian_filter(shown.sum(axis=other).astype(float), 2)) for other in ((1, 2), (0, 2)))
