@@ -29,14 +29,8 @@ AROUND_MM = 20.0
 OUTLINED_MM = 3.0  # sd: holes and lobules of one lesion become one outline
 OUTLINE = (0, 229, 255)
 MAX_BYTES = 60_000
-LEVELS = (
-    64,
-    48,
-    32,
-    24,
-    20,
-    16,
-)  # greys, and colours of each map: tried in turn until the file is small enough
+# Greys, of which each map has half as many colours: tried in turn until the file is small enough.
+LEVELS = (64, 48, 32, 24, 20, 16)
 
 
 def planes(phantom: Phantom) -> tuple[float, float]:
@@ -72,9 +66,7 @@ def frame(phantom: Phantom) -> tuple[np.ndarray, np.ndarray]:
     return low, high
 
 
-def cut(
-    volume: Volume, axis: int, mm: float, low: np.ndarray, high: np.ndarray, step: float, fill: float
-) -> np.ndarray:
+def cut(volume: Volume, axis: int, mm: float, low: np.ndarray, high: np.ndarray, step: float) -> np.ndarray:
     """Values in the plane at `mm` of LPS axis 1 (coronal, head up) or 2 (axial, front up), right side first."""
     x = np.arange(low[0], high[0], step)[:PANEL_PX]
     rows = np.arange(high[2], low[2], -step) if axis == 1 else np.arange(low[1], high[1], step)
@@ -93,8 +85,8 @@ def column(phantom: Phantom, name: str, y: float, z: float) -> list[np.ndarray]:
         y, z = follow(phantom, y, z)
     for axis, mm in ((1, y), (2, z)):
 
-        def here(volume: Volume, fill: float = 0.0, axis: int = axis, mm: float = mm) -> np.ndarray:
-            return cut(volume, axis, mm, low, high, step, fill)
+        def here(volume: Volume, axis: int = axis, mm: float = mm) -> np.ndarray:
+            return cut(volume, axis, mm, low, high, step)
 
         if name in MAPS:
             field, table = MAPS[name]
@@ -112,7 +104,7 @@ def column(phantom: Phantom, name: str, y: float, z: float) -> list[np.ndarray]:
                 inside = (here(truth.disease.like(soft)) > 0.4) & (weight >= 0.5)
                 rgb[inside & ~binary_erosion(inside)] = OUTLINE
         else:
-            hu = here(getattr(phantom, name), WINDOW[0])
+            hu = here(getattr(phantom, name))
             grey = 255 * np.clip((hu - WINDOW[0]) / (WINDOW[1] - WINDOW[0]), 0, 1)
             rgb = np.repeat(grey[..., None], 3, axis=-1)
         pictures.append(np.rint(rgb).astype(np.uint8))
