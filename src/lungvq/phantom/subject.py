@@ -395,4 +395,4 @@ def _block(
 
 def tissue_at(tissue: Tissue, territory: Territory, samples: Samples) -> Floats:
     """Dry tissue, blood, blood gained, flow and disease at samples: (N, 5)."""
-    return composition_at(tissue, territory, samples.points, samples.labels, samples.depth, samples.jacobian)
+    return composition_at(tissue, territory, samples.points, samples.labels, -samples.depth, samples.jacobian)
