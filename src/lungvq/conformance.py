@@ -197,7 +197,7 @@ copied only where the module is whole. For scans without DICOM, Patient ID and N
 
 def _read() -> str:
     classes = [(UID(uid).name, f"`{uid}`") for uid in _READ]
-    syntaxes = [(name, f"`{uid}`") for uid, name in dicom._SYNTAXES.items()]
+    syntaxes = [(name, f"`{uid}`") for uid, name in dicom.SYNTAXES.items()]
     return f"""## Objects read
 
 From files, folders and zip archives; there is no query or retrieve.

@@ -61,7 +61,7 @@ def test_tags_have_their_numbers():
 
 
 def test_syntaxes_have_their_names():
-    assert all(pydicom.uid.UID(syntax).name == name for syntax, name in dicom._SYNTAXES.items())
+    assert all(pydicom.uid.UID(syntax).name == name for syntax, name in dicom.SYNTAXES.items())
 
 
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian], ids=lambda s: s.name)

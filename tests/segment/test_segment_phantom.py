@@ -14,7 +14,7 @@ from lungvq.segment.lobes import lobes_from_prior
 
 @pytest.fixture(scope="module", params=["emphysema", "collapsed-left"])
 def phantom(request):
-    return make_phantom(request.param, seed=11, spacing=3.0)
+    return make_phantom(request.param, seed=11, spacing=4.0)
 
 
 @pytest.mark.parametrize("breath", ["insp", "exp"])
@@ -35,4 +35,4 @@ def test_the_prior_finds_most_of_each_lobe(phantom):
     found = lobes_from_prior(lungs).array
     for name in ("RUL", "RLL"):
         assert dice(found == LOBES[name], truth.array == LOBES[name]) > 0.75, name
-    assert dice(found == LOBES["RML"], truth.array == LOBES["RML"]) > 0.4
+    assert dice(found == LOBES["RML"], truth.array == LOBES["RML"]) > 0.5

@@ -11,7 +11,7 @@ from scipy.stats import rankdata
 from lungvq.anatomy import LOBES, LOBES_OF_LUNG
 from lungvq.phantom.motion import map_points
 from lungvq.phantom.place import gaps_at, lobes_at
-from lungvq.phantom.subject import SAMPLE_MM, Samples, Subject, tissue_at
+from lungvq.phantom.subject import LOBE_RANGES, SAMPLE_MM, Samples, Subject, tissue_at
 from lungvq.phantom.tree import Tree
 
 __all__ = ["PUBLISHED", "SOURCES", "Published", "by_generation", "facts"]
@@ -67,11 +67,10 @@ PUBLISHED = (
     Published("J, 5th percentile", 1.0, 3.5, "K"),
     Published("J, 95th percentile", 1.0, 3.5, "K"),
     Published("J, lower lobes over the others", 1.0, np.inf, "K"),
-    Published("RUL, % of volume, inspiration", 11.8, 22.7, "LOB20"),
-    Published("RML, % of volume, inspiration", 6.6, 13.8, "LOB20"),
-    Published("RLL, % of volume, inspiration", 22.3, 34.0, "LOB20"),
-    Published("LUL, % of volume, inspiration", 18.1, 26.6, "LOB20"),
-    Published("LLL, % of volume, inspiration", 19.4, 28.7, "LOB20"),
+    *(
+        Published(f"{lobe}, % of volume, inspiration", round(100 * low, 1), round(100 * high, 1), "LOB20")
+        for lobe, (low, high) in LOBE_RANGES.items()
+    ),
     Published("right lung, % of volume, inspiration", *_sd2(53.6, 1.5), "LOB20"),
     Published("mean HU, inspiration, with vessels", -870, -830, "K"),
     Published("mean HU, expiration, with vessels", -760, -680, "K"),

@@ -17,8 +17,7 @@ from scipy.spatial import cKDTree
 
 from lungvq.anatomy import LOBES, VQ_CLASSES
 from lungvq.bench.facts import HALF, PUBLISHED, SOURCES, by_generation, facts
-from lungvq.bench.table import made_with, table
-from lungvq.errors import UsageError
+from lungvq.bench.table import cases_named, made_with, table
 from lungvq.phantom import CASES, Phantom, make_phantom
 from lungvq.phantom import tissue as kinds
 from lungvq.phantom.motion import map_points, unmap_points
@@ -65,10 +64,7 @@ def bench_phantom(cases: str, seeds: int, spacing: float, large: bool, tell: Tel
     str
         Markdown tables.
     """
-    names = list(CASES) if cases == "all" else cases.split(",")
-    unknown = [name for name in names if name not in CASES]
-    if unknown:
-        raise UsageError(f"no phantom case {', '.join(unknown)}; expected of {', '.join(CASES)}")
+    names = cases_named(cases)
     command = f"lungvq bench phantom --cases {cases} --seeds {seeds} --spacing {spacing:g}"
     parts = [made_with(command + " --large" * large), *_facts_part(seeds, tell)]
     parts += _cases_part(names, spacing, tell)

@@ -1,4 +1,4 @@
-"""Tables for the terminal and the docs, with what they were made with."""
+"""Tables for the terminal and the docs: on which phantoms, and with what they were made."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import lungvq
+from lungvq.errors import UsageError
+from lungvq.phantom import CASES
 
-__all__ = ["made_with", "table"]
+__all__ = ["cases_named", "made_with", "table"]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -19,6 +21,20 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in cells]
     lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
     return "\n".join(lines)
+
+
+def cases_named(cases: str) -> list[str]:
+    """Names of phantoms, from a list separated by commas or ``"all"``.
+
+    Raises
+    ------
+    UsageError
+        If there is no such case.
+    """
+    names = list(CASES) if cases == "all" else cases.split(",")
+    if unknown := [name for name in names if name not in CASES]:
+        raise UsageError(f"no phantom case {', '.join(unknown)}; expected of {', '.join(CASES)}")
+    return names
 
 
 def made_with(command: str) -> str:

@@ -12,12 +12,12 @@ from scipy.stats import spearmanr
 
 from lungvq import io
 from lungvq.anatomy import LOBES, LUNG_OF_LOBE_LABEL
-from lungvq.bench.table import made_with, table
+from lungvq.bench.table import cases_named, made_with, table
 from lungvq.breath import Breath, prepare
-from lungvq.errors import LungvqError, UsageError
+from lungvq.errors import LungvqError
 from lungvq.match import carry_lobes
 from lungvq.pair import lung_totals
-from lungvq.phantom import CASES, Phantom, make_phantom
+from lungvq.phantom import Phantom, make_phantom
 from lungvq.pipeline import Options, estimate
 from lungvq.regional import Neighbourhoods, carry
 from lungvq.register import Registration, register
@@ -82,10 +82,7 @@ def bench_truth(cases: str, seeds: int, spacing: float, tell: Callable[[str], No
     str
         Markdown tables.
     """
-    names = list(CASES) if cases == "all" else cases.split(",")
-    unknown = [name for name in names if name not in CASES]
-    if unknown:
-        raise UsageError(f"no phantom case {', '.join(unknown)}; expected of {', '.join(CASES)}")
+    names = cases_named(cases)
     shape_rows, map_rows = [], []
     for name in names:
         for seed in range(seeds):

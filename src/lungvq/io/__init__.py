@@ -10,6 +10,7 @@ from lungvq.errors import InputError
 from lungvq.io import _offline as _offline  # before anything that imports pydicom
 from lungvq.io import formats
 from lungvq.io.formats import open_atomic, write
+from lungvq.io.header import printable
 from lungvq.io.listing import SeriesInfo, list_series, read, read_series
 from lungvq.io.scan import Patient, Scan, sha256_of
 from lungvq.volume import Volume
@@ -20,6 +21,7 @@ __all__ = [
     "SeriesInfo",
     "list_series",
     "open_atomic",
+    "printable",
     "read",
     "read_labels",
     "read_series",

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from lungvq.errors import InputError, ResourceError
-from lungvq.io.header import looks_like_dicom
+from lungvq.io.header import looks_like_dicom, printable
 
 __all__ = ["Unpacked", "is_archive", "unpack"]
 
@@ -152,5 +152,5 @@ def _member(
 
 def _safe(name: str) -> PurePosixPath:
     """A member's name for messages: what could climb, and what does not print, left out."""
-    parts = PurePosixPath("".join(c if c.isprintable() else "?" for c in name)).parts
+    parts = PurePosixPath(printable(name, "?")).parts
     return PurePosixPath(*(part for part in parts if part not in ("/", "..")))

@@ -34,6 +34,7 @@ from lungvq.io.geometry import (
     straighten,
     upright,
 )
+from lungvq.io.header import printable
 from lungvq.io.scan import Patient
 from lungvq.volume import Grid, Volume
 
@@ -259,9 +260,9 @@ def _images(file: Path, shown: Path, reply: dict[str, Any]) -> list[Image]:
 
 
 def _printable(value: Any) -> Any:
-    """Text without what could command a terminal; a header is nobody's to trust."""
+    """A value of a header, its text made `printable`."""
     if isinstance(value, str):
-        return value if value.isprintable() else "".join(c if c.isprintable() else " " for c in value).strip()
+        return printable(value)
     return [_printable(v) for v in value] if isinstance(value, list) else value
 
 
@@ -537,101 +538,129 @@ def _check_kind(slices: Sequence[Image]) -> None:
 def _remarks(stack: Stack) -> list[Finding]:
     """What does not forbid use."""
     slices = stack.slices
-    found = []
-    if stack.grid.shape[1:] != (slices[0].get("Rows"), slices[0].get("Columns")):
-        tilt = stack.layout.tilt_deg
-        found.append(
-            warn(
-                "GANTRY_TILT",
-                f"The gantry was tilted by {tilt:.1f} degrees; the slices were set upright, which interpolates"
-                " between pixels once.",
-                value=round(tilt, 2),
-                limit=0.0,
-                unit="degrees",
-                advice="Scan without tilt.",
-            )
-        )
-    if lossy := [image for image in slices if _is_lossy(image)]:
-        found.append(
-            warn(
-                "LOSSY_COMPRESSION",
-                f"{len(lossy)} of {len(slices)} slices were compressed with loss; CT numbers may be off by tens"
-                " of HU.",
-                value=float(len(lossy)),
-                limit=0.0,
-                unit="slices",
-                advice="Use the original, uncompressed images.",
-            )
-        )
+    checks = (
+        _tilt(stack),
+        _loss(slices),
+        _gaps(stack),
+        _agents(slices),
+        _derived(slices),
+        _acquisitions(slices),
+        _many_frames(slices),
+        _preambles(slices),
+    )
+    return [finding for finding in checks if finding is not None]
+
+
+def _tilt(stack: Stack) -> Finding | None:
+    first = stack.slices[0]
+    if stack.grid.shape[1:] == (first.get("Rows"), first.get("Columns")):
+        return None
+    tilt = stack.layout.tilt_deg
+    return warn(
+        "GANTRY_TILT",
+        f"The gantry was tilted by {tilt:.1f} degrees; the slices were set upright, which interpolates"
+        " between pixels once.",
+        value=round(tilt, 2),
+        limit=0.0,
+        unit="degrees",
+        advice="Scan without tilt.",
+    )
+
+
+def _loss(slices: Sequence[Image]) -> Finding | None:
+    lossy = [image for image in slices if _is_lossy(image)]
+    return _none_of(
+        lossy,
+        "LOSSY_COMPRESSION",
+        f"{len(lossy)} of {len(slices)} slices were compressed with loss; CT numbers may be off by tens of HU.",
+        advice="Use the original, uncompressed images.",
+    )
+
+
+def _gaps(stack: Stack) -> Finding | None:
     step = stack.grid.spacing[0]
-    thickness = slices[0].get("SliceThickness")
-    if isinstance(thickness, (int, float)) and 0 < thickness < 0.75 * step:
-        found.append(
-            warn(
-                "SLICE_GAPS",
-                f"Slices {thickness:g} mm thick lie {step:.3g} mm apart: lung between them was not scanned.",
-                value=float(thickness),
-                limit=0.75 * step,
-                unit="mm",
-                advice="Use a reconstruction without gaps.",
-            )
-        )
-    if agents := sorted({agent for image in slices if (agent := _contrast(image))}):
-        found.append(
-            warn(
-                "CONTRAST_AGENT",
-                f"The header names a contrast agent ({', '.join(agents)}); perfusion without contrast assumes"
-                " there is none.",
-                advice="Use the scans without contrast.",
-            )
-        )
-    if derived := [image for image in slices if image.image_type[:1] == ["DERIVED"]]:
-        found.append(
-            warn(
-                "DERIVED_IMAGES",
-                f"{len(derived)} of {len(slices)} slices are marked as derived"
-                f" ({_plain_text(derived[0].get('ImageType'))}), not as original reconstructions.",
-                value=float(len(derived)),
-                limit=0.0,
-                unit="slices",
-                advice="Use the original reconstruction.",
-            )
-        )
+    thickness = stack.slices[0].get("SliceThickness")
+    if not (isinstance(thickness, (int, float)) and 0 < thickness < 0.75 * step):
+        return None
+    return warn(
+        "SLICE_GAPS",
+        f"Slices {thickness:g} mm thick lie {step:.3g} mm apart: lung between them was not scanned.",
+        value=float(thickness),
+        limit=0.75 * step,
+        unit="mm",
+        advice="Use a reconstruction without gaps.",
+    )
+
+
+def _agents(slices: Sequence[Image]) -> Finding | None:
+    agents = sorted({agent for image in slices if (agent := _contrast(image))})
+    if not agents:
+        return None
+    return warn(
+        "CONTRAST_AGENT",
+        f"The header names a contrast agent ({', '.join(agents)}); perfusion without contrast assumes there"
+        " is none.",
+        advice="Use the scans without contrast.",
+    )
+
+
+def _derived(slices: Sequence[Image]) -> Finding | None:
+    derived = [image for image in slices if image.image_type[:1] == ["DERIVED"]]
+    kind = _plain_text(derived[0].get("ImageType")) if derived else ""
+    return _none_of(
+        derived,
+        "DERIVED_IMAGES",
+        f"{len(derived)} of {len(slices)} slices are marked as derived ({kind}), not as original"
+        " reconstructions.",
+        advice="Use the original reconstruction.",
+    )
+
+
+def _acquisitions(slices: Sequence[Image]) -> Finding | None:
     acquisitions = Counter(_plain_text(image.get("AcquisitionNumber")) for image in slices)
-    if len(acquisitions) > 1 and min(acquisitions.values()) > 1:
-        found.append(
-            warn(
-                "SEVERAL_ACQUISITIONS",
-                f"The slices come from {len(acquisitions)} acquisitions one after another; the lung may have"
-                " moved in between.",
-                value=float(len(acquisitions)),
-                limit=1.0,
-                unit="acquisitions",
-            )
-        )
+    if len(acquisitions) < 2 or min(acquisitions.values()) < 2:
+        return None
+    return warn(
+        "SEVERAL_ACQUISITIONS",
+        f"The slices come from {len(acquisitions)} acquisitions one after another; the lung may have moved"
+        " in between.",
+        value=float(len(acquisitions)),
+        limit=1.0,
+        unit="acquisitions",
+    )
+
+
+def _many_frames(slices: Sequence[Image]) -> Finding | None:
     frames = {image.get("FrameOfReferenceUID") for image in slices}
-    if len(frames) > 1:
-        found.append(
-            passed(
-                "FRAMES_OF_REFERENCE",
-                f"The slices name {len(frames)} frames of reference; their positions were taken to be of one.",
-                value=float(len(frames)),
-                limit=1.0,
-            )
-        )
-    if odd := [image for image in slices if image.get("preamble")]:
-        found.append(
-            warn(
-                "SUSPICIOUS_PREAMBLE",
-                f"{len(odd)} files begin like {odd[0].get('preamble')} and may be one too, first {_names(odd, 1)};"
-                " nothing of that was run.",
-                value=float(len(odd)),
-                limit=0.0,
-                unit="files",
-                advice="Do not open these files with anything but DICOM software.",
-            )
-        )
-    return found
+    if len(frames) < 2:
+        return None
+    return passed(
+        "FRAMES_OF_REFERENCE",
+        f"The slices name {len(frames)} frames of reference; their positions were taken to be of one.",
+        value=float(len(frames)),
+        limit=1.0,
+    )
+
+
+def _preambles(slices: Sequence[Image]) -> Finding | None:
+    odd = [image for image in slices if image.get("preamble")]
+    like = f"{odd[0].get('preamble')} and may be one too, first {_names(odd, 1)}" if odd else ""
+    return _none_of(
+        odd,
+        "SUSPICIOUS_PREAMBLE",
+        f"{len(odd)} files begin like {like}; nothing of that was run.",
+        unit="files",
+        advice="Do not open these files with anything but DICOM software.",
+    )
+
+
+def _none_of(
+    images: Sequence[Image], code: str, message: str, *, unit: str = "slices", advice: str
+) -> Finding | None:
+    """A warning where there are any such images."""
+    if not images:
+        return None
+    return warn(code, message, value=float(len(images)), limit=0.0, unit=unit, advice=advice)
 
 
 def _is_lossy(image: Image) -> bool:
@@ -671,7 +700,7 @@ def _decoded(images: Sequence[Image]) -> NDArray[np.int16]:
         syntax = image.get("TransferSyntaxUID")
         told = reply.get("refused") or f"cannot be read ({reply.get('unreadable')})"
         more = f"; {len(bad) - 1} more like it" if len(bad) > 1 else ""
-        message = f"{image.name} {told} (transfer syntax {_SYNTAXES.get(syntax, syntax)}){more}"
+        message = f"{image.name} {told} (transfer syntax {SYNTAXES.get(syntax, syntax)}){more}"
         if reply.get("limit"):
             raise ResourceError(f"{message}; leave it out, or export the series again")
         raise Refusal(f"{message}; export the series again, uncompressed")
@@ -726,7 +755,7 @@ _NUMBER_FACTS = {
 
 
 # As pydicom names them; importing it takes longer than reading a series.
-_SYNTAXES = {
+SYNTAXES = {
     "1.2.840.10008.1.2": "Implicit VR Little Endian",
     "1.2.840.10008.1.2.1": "Explicit VR Little Endian",
     "1.2.840.10008.1.2.1.99": "Deflated Explicit VR Little Endian",
@@ -765,7 +794,7 @@ def facts_of(part: Part, stack: Stack | None) -> dict[str, Any]:
         **{name: _plain_text(first.get(keyword)) for name, keyword in _TEXT_FACTS.items()},
         **{name: _plain_number(images, keyword) for name, keyword in _NUMBER_FACTS.items()},
         "contrast_agent": next((agent for image in images if (agent := _contrast(image))), None),
-        "transfer_syntax": _SYNTAXES.get(syntax, syntax),
+        "transfer_syntax": SYNTAXES.get(syntax, syntax),
         "lossy": any(_is_lossy(image) for image in images),
         "part": part.number,
         "part_by": part.by or None,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-__all__ = ["TAGS", "Damaged", "describe", "inflated", "reason_of"]
+__all__ = ["TAGS", "Damaged", "describe", "inflated", "printable", "reason_of"]
 
 TAGS = {
     "ImageType": 0x00080008,
@@ -188,8 +188,19 @@ def reason_of(error: BaseException, done: str) -> str:
         return "cannot be parsed: its sequences are nested beyond measure"
     if isinstance(error, MemoryError):
         return f"cannot be {done} within the memory that a file may take"
-    told = (str(error).splitlines() or [""])[0][:160]
+    told = printable((str(error).splitlines() or [""])[0][:160])
     return f"cannot be {done} ({told or type(error).__name__})"
+
+
+def printable(text: str, instead: str = " ") -> str:
+    """Text without what could command a terminal: a file's words are nobody's to trust.
+
+    Examples
+    --------
+    >>> printable("a\\x1b[2Jb")
+    'a [2Jb'
+    """
+    return text if text.isprintable() else "".join(c if c.isprintable() else instead for c in text).strip()
 
 
 # --- ordinary files ---------------------------------------------------------------------------------------

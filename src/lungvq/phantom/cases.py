@@ -173,11 +173,6 @@ class CaseSettings:
     insp: Scanner = field(default_factory=lambda: Scanner(noise_hu=12.0))
     exp: Scanner = field(default_factory=lambda: Scanner(noise_hu=20.0))
 
-    @property
-    def collapsed_left(self) -> bool:
-        """Whether only a remnant of the left lung holds air."""
-        return self.collapsed == "left"
-
 
 _EMPTYING = Disease("emphysema", flow=(0.1, 0.4), blood=(0.25, 0.5), dry=(0.2, 0.45), expansion=(1.0, 1.3))
 _SHALLOW = Breath((8.0, 14.0), (0.012, 0.025), (0.015, 0.035), 0.8, 0.25)

@@ -119,9 +119,8 @@ def absence(f, n, x, y):
 
 
 @numba.njit(cache=True, error_model="numpy")
-def _moved(f, label, x, y, above):
-    """How far along y a point `above` its fissure slides, and the change of that along y."""
-    n = RIGHT_OBLIQUE if label == 5 else (LEFT_OBLIQUE if label == 2 else HORIZONTAL)
+def _moved(f, n, x, y, above):
+    """How far along y a point `above` fissure `n` slides on it, and the change of that along y."""
     ly = f.sheet[n, 3]
     u = ((x - f.sheet[n, 0]) / f.sheet[n, 1] - 0.5) / WINDOW
     v = ((y - f.sheet[n, 2]) / ly - (0.3 if n == HORIZONTAL else 0.5)) / WINDOW
@@ -138,12 +137,10 @@ def _moved(f, label, x, y, above):
 
 
 @numba.njit(cache=True, error_model="numpy")
-def _slides(f, label):
-    return (
-        (label == 5 and f.slide[0] != 0)
-        or (label == 2 and f.slide[1] != 0)
-        or (label == 3 and f.slide[2] != 0)
-    )
+def slides_on(f, label):
+    """The fissure along which a lobe slides; -1 where it does not."""
+    n = RIGHT_OBLIQUE if label == 5 else (LEFT_OBLIQUE if label == 2 else HORIZONTAL if label == 3 else -1)
+    return n if n >= 0 and f.slide[n] != 0 else -1
 
 
 @numba.njit(cache=True, error_model="numpy")
@@ -153,24 +150,24 @@ def slide(f, label, x, y, z):
     A lobe moves front to back at a constant height above the fissure: the fissure stays where it is, the
     lobe on the other side does not move, and nothing opens or overlaps.
     """
-    if not _slides(f, label):
+    n = slides_on(f, label)
+    if n < 0:
         return x, y, z, 1.0
-    n = RIGHT_OBLIQUE if label == 5 else (LEFT_OBLIQUE if label == 2 else HORIZONTAL)
     above = z - height(f.sheet, n, x, y)[0]
-    amount, change = _moved(f, label, x, y, above)
+    amount, change = _moved(f, n, x, y, above)
     return x, y + amount, above + height(f.sheet, n, x, y + amount)[0], 1 + change
 
 
 @numba.njit(cache=True, error_model="numpy")
 def unslide(f, label, x, y, z):
     """Inverse of `slide`, to 1e-10 mm, by Newton's method in one dimension."""
-    if not _slides(f, label):
+    n = slides_on(f, label)
+    if n < 0:
         return x, y, z, 1.0
-    n = RIGHT_OBLIQUE if label == 5 else (LEFT_OBLIQUE if label == 2 else HORIZONTAL)
     above = z - height(f.sheet, n, x, y)[0]
     t, change = y, 0.0
     for _ in range(30):
-        amount, change = _moved(f, label, x, t, above)
+        amount, change = _moved(f, n, x, t, above)
         error = t + amount - y
         if abs(error) < 1e-10:
             break

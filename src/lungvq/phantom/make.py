@@ -347,6 +347,7 @@ def _truth(
         disease,
     )
     inside = lobes > 0
+    flow /= flow[inside].mean(dtype=float)  # of these voxels, where the subject's is of its samples
     v_low = ventilation < LOW_VENTILATION * ventilation[inside].mean(dtype=float)
     q_low = flow < LOW_FLOW
     kind = np.where(inside, 1 + q_low + 2 * v_low, 0).astype(np.uint8)

@@ -15,7 +15,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from lungvq.phantom.lobes import lobe_of, slide, unslide
+from lungvq.phantom.lobes import lobe_of, slide, slides_on, unslide
 from lungvq.phantom.waves import wave_displacement
 
 SIDE_BLEND_MM = 12.0  # the two lungs move by their own settings; between them, in the mediastinum, a tanh
@@ -207,8 +207,10 @@ def backward(m, x, y, z, gx, gy, gz, tolerance, grad, work):
     """
     side = 1 if x > m.chest[MIDDLE_X] else 0
     label, near, which = lobe_of(m.sheet, side, x, y, z)
-    x, y, z, extra = unslide(m, label, x, y, z)
-    near = lobe_of(m.sheet, side, x, y, z)[1]
+    extra = 1.0
+    if slides_on(m, label) >= 0:
+        x, y, z, extra = unslide(m, label, x, y, z)
+        near = lobe_of(m.sheet, side, x, y, z)[1]
     for _ in range(50):
         a, b, c = without_slide(m, gx, gy, gz, grad, work)
         ex, ey, ez = x - a, y - b, z - c

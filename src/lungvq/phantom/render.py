@@ -73,8 +73,6 @@ def render_lungs(c, m, t, w, breath_in, shape, affine, ribs_rise, rho, cover, bo
     hz, hy, hx = affine[2, 0], affine[1, 1], affine[0, 2]
     h = (hx * hy * hz) ** (1 / 3)
     totals = np.zeros((shape[0], 6, 4))
-    one = np.zeros((3, 3))
-    one[0, 0], one[1, 1], one[2, 2] = 1.0, 1.0, 1.0
     widest, deepest = max(m.chest[WIDEN], m.chest[WIDEN + 1]), max(m.chest[DEEPEN], m.chest[DEEPEN + 1])
     for k in numba.prange(shape[0]):
         grad, work = np.empty((3, 3)), np.empty((2, 3, 3))
@@ -107,7 +105,7 @@ def render_lungs(c, m, t, w, breath_in, shape, affine, ribs_rise, rho, cover, bo
                         jac, label, near, which, qx, qy = forward(m, x, y, z, grad, work)[3:9]
                         for a in range(3):
                             for b in range(3):
-                                grad[a, b] = one[a, b]
+                                grad[a, b] = 1.0 if a == b else 0.0
                 share = 0.0
                 if d * grown ** (1 / 3) < -1.5 * h:
                     share = 1.0

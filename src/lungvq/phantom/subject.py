@@ -16,7 +16,7 @@ from lungvq import anatomy
 from lungvq.fissures import VALID, sample_fissures
 from lungvq.phantom import tissue as kinds
 from lungvq.phantom.cases import CaseSettings, Disease, Physiology
-from lungvq.phantom.chest import draw_shape
+from lungvq.phantom.chest import draw_shape, vary
 from lungvq.phantom.lobes import HORIZONTAL, LEFT_OBLIQUE, sheet_of
 from lungvq.phantom.motion import Motion, map_points, stretch_points
 from lungvq.phantom.place import gaps_at, lobes_at
@@ -77,13 +77,9 @@ class Subject:
 
 def draw_subject(case: CaseSettings, seed: int) -> Subject:
     """One subject of a case."""
-    body, breath, fissures, disease, physiology, trees, emboli = (
-        np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(7)
-    )
-    shape = _with_fluid(case, draw_shape(case, body))
-    motion = _draw_motion(case, shape, breath)
-    motion, completeness = _with_fissures(case, shape, motion, fissures)
-    motion, lesions = _draw_lesions(case, shape, motion, disease)
+    drawn = draw_body(case, seed)
+    shape, motion = drawn.shape, drawn.motion
+    *_, physiology, trees, emboli = _streams(seed)
     samples = sample_lungs(shape, motion)
     cloud = sample_lungs(shape, motion, shake=trees)
     grown = grow_trees(
@@ -97,14 +93,42 @@ def draw_subject(case: CaseSettings, seed: int) -> Subject:
         rng=trees,
     )
     territory = Territory.of(grown.arteries)
-    tissue = _draw_tissue(case.physiology, samples, lesions, len(territory.branch), physiology)
+    tissue = _draw_tissue(case.physiology, samples, drawn.lesions, len(territory.branch), physiology)
     motion, tissue, blocked = _block(case, motion, tissue, territory, grown, emboli)
-    samples = sample_lungs(shape, motion)
+    if blocked:
+        samples = sample_lungs(shape, motion)
     mean_flow = tissue_at(tissue, territory, samples)[:, 3].mean()
     tissue = tissue._replace(flow_scale=1 / mean_flow)
     return Subject(
-        shape, motion, tissue, territory, grown, float(body.uniform(4, 9)), samples, completeness, blocked
+        shape, motion, tissue, territory, grown, drawn.ribs_rise, samples, drawn.completeness, blocked
     )
+
+
+@dataclass(frozen=True)
+class Body:
+    """Outline, breath and lesions of a subject, before anything grows in it."""
+
+    shape: Shape
+    motion: Motion
+    lesions: Sequence[_Lesion]
+    ribs_rise: float
+    completeness: dict[str, float]
+
+
+def draw_body(case: CaseSettings, seed: int) -> Body:
+    """The body of one subject of a case."""
+    body, breath, fissures, disease, *_ = _streams(seed)
+    shape = _with_fluid(case, draw_shape(case, body))
+    ribs_rise = float(body.uniform(4, 9))
+    motion = _draw_motion(case, shape, breath)
+    motion, completeness = _with_fissures(case, shape, motion, fissures)
+    motion, lesions = _draw_lesions(case, shape, motion, disease)
+    return Body(shape, motion, lesions, ribs_rise, completeness)
+
+
+def _streams(seed: int) -> list[np.random.Generator]:
+    """Of body, breath, fissures, disease, physiology, trees and emboli."""
+    return [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(7)]
 
 
 def _with_fluid(case: CaseSettings, shape: Shape) -> Shape:
@@ -144,8 +168,14 @@ def _draw_motion(case: CaseSettings, shape: Shape, rng: np.random.Generator) -> 
         (COARSE_WAVES, COARSE_MM, breath.coarse_mm),
         (FINE_WAVES, FINE_MM, breath.fine_mm),
     ):
-        k, phase = random_waves(rng, count, rng.uniform(*length))
-        waves.append(np.vstack([k, phase, rng.normal(size=(3, count)) * sd * np.sqrt(2 / count)]))
+        waves.append(
+            np.vstack(
+                [
+                    random_waves(rng, count, rng.uniform(*length)),
+                    rng.normal(size=(3, count)) * sd * np.sqrt(2 / count),
+                ]
+            )
+        )
     sizes = (shape.apex_z + 4.0, shape.height, shape.midline, shape.spine_y + 10.0, 1.9 * shape.half_depth)
     return Motion(
         chest=np.concatenate([sizes, descent * (1 - back / 2), descent * back, widen, deepen]),
@@ -166,7 +196,8 @@ def _with_fissures(
     case: CaseSettings, shape: Shape, motion: Motion, rng: np.random.Generator
 ) -> tuple[Motion, dict[str, float]]:
     """Fissures of one person, such that the lobes have sizes that people's lobes have."""
-    whole = sample_lungs(shape.whole(), motion, 2 * SAMPLE_MM)
+    plain = shape.whole()
+    whole = sample_lungs(plain, motion, 2 * SAMPLE_MM)
     moved = stretch_points(motion, whole.points)
     left = whole.points[:, 0] > shape.midline
     sides = [moved[~left], moved[left]]
@@ -181,7 +212,6 @@ def _with_fissures(
         gap_phase=rng.uniform(0, 2 * np.pi, 3),
         slide=rng.uniform(*case.breath.slide_mm, 3) * np.array([-1, -1, 1]),
     )
-    plain = shape.whole()
     best, least = part, np.inf
     for _ in range(FISSURE_DRAWS):
         drawn = sample_fissures(rng)
@@ -241,6 +271,8 @@ def _draw_lesions(
 ) -> tuple[Motion, list[_Lesion]]:
     """Where the diseases are, and the motion with what they hold back."""
     lesions: list[_Lesion] = []
+    if not case.diseases:
+        return motion, lesions
     samples = sample_lungs(shape, motion)
     points = samples.points
     height = (points[:, 2] - shape.recess_z) / shape.height
@@ -319,15 +351,11 @@ def _draw_tissue(
     ends: int,
     rng: np.random.Generator,
 ) -> Tissue:
-    def vary(mean: float, share: float) -> float:
-        return float(mean * (1 + share * np.clip(rng.normal(), -2, 2)))
-
-    waves = [random_waves(rng, FLOW_WAVES, length) for length in physiology.flow_mm]
-    dense_k, dense_phase = random_waves(rng, DENSE_WAVES, rng.uniform(8, 14))
-    amp = physiology.flow_sd * np.sqrt(2 / (FLOW_WAVES * len(waves)))
+    flow = np.hstack([random_waves(rng, FLOW_WAVES, length) for length in physiology.flow_mm])
+    dense = random_waves(rng, DENSE_WAVES, rng.uniform(8, 14))
     return Tissue(
-        dry=vary(0.105, 0.07),
-        blood=vary(0.125, 0.07),
+        dry=vary(rng, 0.105, 0.07),
+        blood=vary(rng, 0.125, 0.07),
         follow=rng.uniform(*physiology.follow),
         beta=rng.uniform(*physiology.beta),
         gamma=rng.uniform(*physiology.gamma),
@@ -340,12 +368,8 @@ def _draw_tissue(
         gravity_blood=rng.uniform(*physiology.blood_per_cm) / 10,
         gravity_flow=rng.uniform(*physiology.flow_per_cm) / 10,
         flow_scale=1.0,
-        flow_k=np.concatenate([k for k, _ in waves], axis=1),
-        flow_phase=np.concatenate([phase for _, phase in waves]),
-        flow_amp=np.full(FLOW_WAVES * len(waves), amp),
-        dense_k=dense_k,
-        dense_phase=dense_phase,
-        dense_amp=np.full(DENSE_WAVES, DENSITY_SD * np.sqrt(2 / DENSE_WAVES)),
+        flow_waves=_all_as_strong(flow, physiology.flow_sd),
+        dense_waves=_all_as_strong(dense, DENSITY_SD),
         kind=np.array([_KINDS[n.disease.kind] for n in lesions], np.int64),
         form=np.array([_FORMS[n.disease.form] for n in lesions], np.int64),
         texture=np.array([_TEXTURES[n.disease.texture] for n in lesions], np.int64),
@@ -361,6 +385,12 @@ def _draw_tissue(
         leaf_flow=np.ones(ends),
         leaf_blood=np.ones(ends),
     )
+
+
+def _all_as_strong(waves: Floats, sd: float) -> Floats:
+    """Waves (5, n) of one amplitude, which together have a sd."""
+    count = waves.shape[1]
+    return np.vstack([waves, np.full(count, sd * np.sqrt(2 / count))])
 
 
 def _block(

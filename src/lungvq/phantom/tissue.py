@@ -42,12 +42,8 @@ class Tissue(NamedTuple):
     gravity_blood: float
     gravity_flow: float
     flow_scale: float  # brings the mean over the lungs to 1
-    flow_k: Floats
-    flow_phase: Floats
-    flow_amp: Floats  # one per wave
-    dense_k: Floats
-    dense_phase: Floats
-    dense_amp: Floats
+    flow_waves: Floats  # (5, n) of the logarithm of flow: wave vector, phase, amplitude
+    dense_waves: Floats  # the same of density
     kind: Ints  # (D,) what each diseased region is
     form: Ints  # (D,) BALL, BAND, RIM or LOBE
     texture: Ints
@@ -135,10 +131,8 @@ def composition(t, territory, x, y, z, label, depth, jac):
     the expansion at the point.
     """
     back = y - t.middle_y
-    uneven = wave_sum(t.dense_k, t.dense_phase, t.dense_amp, x, y, z)
-    flow = t.flow_scale * np.exp(
-        wave_sum(t.flow_k, t.flow_phase, t.flow_amp, x, y, z) + t.gravity_flow * back
-    )
+    uneven = wave_sum(t.dense_waves, x, y, z)
+    flow = t.flow_scale * np.exp(wave_sum(t.flow_waves, x, y, z) + t.gravity_flow * back)
     if t.hypoxic != 0:
         flow *= max((jac - 1) / t.mean_gain, 0.05) ** t.hypoxic
     dry = t.dry * np.exp(uneven + t.gravity_dry * back)

@@ -37,11 +37,11 @@ def sincos(a):
 
 
 @numba.njit(cache=True, error_model="numpy", fastmath=LOOSE)
-def wave_sum(k, phase, amp, x, y, z):
-    """``sum amp sin(k . x + phase)`` of waves `k` (3, n)."""
+def wave_sum(w, x, y, z):
+    """``sum amp sin(k . x + phase)`` of waves `w` (5, n): wave vector, phase, amplitude."""
     total = 0.0
-    for n in range(phase.size):
-        total += amp[n] * sincos(k[0, n] * x + k[1, n] * y + k[2, n] * z + phase[n])[0]
+    for n in range(w.shape[1]):
+        total += w[4, n] * sincos(w[0, n] * x + w[1, n] * y + w[2, n] * z + w[3, n])[0]
     return total
 
 
@@ -73,6 +73,7 @@ def wave_displacement(w, x, y, z, grad):
     return ux, uy, uz
 
 
-def random_waves(rng: np.random.Generator, count: int, length: float) -> tuple[Floats, Floats]:
-    """Wave vectors (3, count) and phases of a random field with a Gaussian correlation of sd `length` mm."""
-    return np.ascontiguousarray(rng.normal(size=(count, 3)).T) / length, rng.uniform(0, 2 * np.pi, count)
+def random_waves(rng: np.random.Generator, count: int, length: float) -> Floats:
+    """Wave vectors and phases (4, count) of a random field with a Gaussian correlation of sd `length` mm."""
+    vectors = rng.normal(size=(count, 3)).T / length
+    return np.vstack([vectors, rng.uniform(0, 2 * np.pi, count)])

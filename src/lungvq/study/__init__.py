@@ -296,7 +296,7 @@ def _entries(listed: Sequence[io.SeriesInfo], look: Look, progress: Progress) ->
     entries = []
     for n, (series, why) in enumerate(zip(listed, reasons, strict=True)):
         if why:
-            entries.append(Entry(series, keys[n], SET_ASIDE, tuple(map(_line, why))))
+            entries.append(Entry(series, keys[n], SET_ASIDE, tuple(map(io.printable, why))))
             continue
         progress.stage(f"looking at {clean(series.description or series.path.name)}")
         progress.fraction(n / len(listed))
@@ -312,7 +312,7 @@ def _looked_at(series: io.SeriesInfo, key: str, look: Look, shared: frozenset[st
     except (InputError, ResourceError) as error:
         # Paths may name the patient, and the table is kept in the record.
         told = str(error).removeprefix(str(series.path)).lstrip(":, ")
-        return Entry(series, key, SET_ASIDE, (_line(told),))
+        return Entry(series, key, SET_ASIDE, (io.printable(told),))
     candidate = Candidate.of(series, seen, shared)
     notes = tuple(f"{f.severity}: {f.message}" for f in series.findings if f.severity != "PASS")
     if why := look_reasons(seen):
@@ -325,11 +325,6 @@ def _looked_at(series: io.SeriesInfo, key: str, look: Look, shared: frozenset[st
     lungs = f"lungs hold {seen.lung_ml / 1000:.2f} L at {seen.lung_hu:.0f} HU"
     posture = () if candidate.posture == "supine" else (candidate.posture,)
     return Entry(series, key, CANDIDATE, (lungs, told, *posture, *candidate.minus, *notes), candidate)
-
-
-def _line(text: str) -> str:
-    """A reason as it may be shown: without control characters, whatever stood in a header."""
-    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _keys(listed: Sequence[io.SeriesInfo]) -> list[str]:
@@ -380,7 +375,7 @@ def _named(listed: Sequence[io.SeriesInfo], keys: Sequence[str], name: str) -> i
     known = ", ".join(keys[n] for n in (usable or range(len(listed))))
     if matching and not usable:
         raise InputError(
-            f"series {clean(name)} cannot be used: {_line('; '.join(listed[matching[0]].reasons))}"
+            f"series {clean(name)} cannot be used: {io.printable('; '.join(listed[matching[0]].reasons))}"
         )
     many = f"{len(usable)} series are" if usable else "no series is"
     raise InputError(f"{many} called {clean(name)!r}; choose among: {known}")
@@ -404,7 +399,7 @@ def _as_told(
 
 def _why_listed(series: io.SeriesInfo, roles: dict[int, str]) -> tuple[str, ...]:
     told = (f"chosen as {roles[id(series)]}",) if id(series) in roles else ()
-    return (*told, *map(_line, series.reasons if not series.usable else header_reasons(series)))
+    return (*told, *map(io.printable, series.reasons if not series.usable else header_reasons(series)))
 
 
 def _with_partner(

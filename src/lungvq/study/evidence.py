@@ -100,8 +100,7 @@ class Candidate:
 
 def clean(text: str) -> str:
     """Text of a header for one line of a terminal: no control characters, no more than 60 characters."""
-    line = "".join(c if c.isprintable() else " " for c in text)
-    line = " ".join(line.split())
+    line = " ".join(io.printable(text).split())
     return line if len(line) <= 60 else line[:59] + "…"
 
 

@@ -132,6 +132,19 @@ class Context:
         """SOP Instance UID of the object with an instance number."""
         return uid(self.source.seed, kind, number)
 
+    def identity(self, kind: str) -> dict[str, Any]:
+        """What highdicom asks of an object that is alone in its series: its names and its maker."""
+        return {
+            "series_instance_uid": self.series_uid(kind),
+            "series_number": KINDS[kind].number,
+            "sop_instance_uid": self.instance_uid(kind),
+            "instance_number": 1,
+            "manufacturer": MAKER,
+            "manufacturer_model_name": MAKER,
+            "software_versions": lungvq.__version__,
+            "device_serial_number": "none",
+        }
+
     def description(self, kind: str) -> str:
         """Series Description; what a failed check touches says so first."""
         name = (

@@ -8,8 +8,7 @@ import highdicom
 import numpy as np
 from pydicom.uid import ExplicitVRLittleEndian
 
-import lungvq
-from lungvq.export.dicom.common import MAKER, Context, planes_of, save
+from lungvq.export.dicom.common import Context, planes_of, save
 from lungvq.export.dicom.names import KINDS, QUANTITIES, short
 from lungvq.export.dicom.series import PADDING, limits_of, mean_of, scaling_of
 from lungvq.result import MAPS
@@ -40,14 +39,7 @@ def write_pmap(context: Context, kind: str, path: Path) -> int:
     parametric = highdicom.pm.ParametricMap(
         source_images=context.headers(first, last),
         pixel_array=pixels,
-        series_instance_uid=context.series_uid(kind),
-        series_number=KINDS[kind].number,
-        sop_instance_uid=context.instance_uid(kind),
-        instance_number=1,
-        manufacturer=MAKER,
-        manufacturer_model_name=MAKER,
-        software_versions=lungvq.__version__,
-        device_serial_number="none",
+        **context.identity(kind),
         contains_recognizable_visual_features=False,
         real_world_value_mappings=[
             highdicom.pm.RealWorldValueMapping(

@@ -11,7 +11,6 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import UID, ExplicitVRLittleEndian, RLELossless
 
-import lungvq
 from lungvq.anatomy import LOBES, LUNGS, VQ_CLASSES
 from lungvq.export.dicom.common import MAKER, Context, code_item, planes_of, save
 from lungvq.export.dicom.names import CLASS_TITLES, DEFECTS, KINDS, own, short, site_of
@@ -132,22 +131,14 @@ def write_seg(context: Context, kind: str, path: Path) -> int:
         pixel_array=pixels,
         segmentation_type="BINARY" if binary else "LABELMAP",
         segment_descriptions=segments,
-        series_instance_uid=context.series_uid(kind),
-        series_number=KINDS[kind].number,
-        sop_instance_uid=context.instance_uid(kind),
-        instance_number=1,
-        manufacturer=MAKER,
-        manufacturer_model_name=MAKER,
-        software_versions=lungvq.__version__,
-        device_serial_number="none",
+        **context.identity(kind),
         content_label=short(name).upper(),
         content_description=f"{KINDS[kind].title} (research)",
         transfer_syntax_uid=ExplicitVRLittleEndian if binary else RLELossless,
         omit_empty_frames=True,
     )
     context.stamp(segmentation, kind)
-    segmentation.BodyPartExamined = context.source.body_part
-    segmentation.PositionReferenceIndicator = context.source.position_reference
+    context.place(segmentation)
     save(segmentation, path)
     return 1
 
