@@ -112,7 +112,7 @@ def ripple(m, x, y, z, grad):
         dx, dy, dz = x - m.bumps[n, 0], y - m.bumps[n, 1], z - m.bumps[n, 2]
         v = m.bumps[n, 3] ** 2
         q = (dx * dx + dy * dy + dz * dz) / v
-        if q > 40:
+        if q > 60:  # what is left out there is less than rounding
             continue
         g = -m.bumps[n, 4] * np.exp(-0.5 * q)
         d = (dx, dy, dz)
