@@ -87,19 +87,23 @@ def headers_of(hu, affine, *, intercept=-1024, slope=1, signed=False, **tags):
     return made
 
 
+def name_of(dataset):
+    """The file that `save` makes of a slice."""
+    return hashlib.md5(str(dataset.SOPInstanceUID).encode()).hexdigest()[:8]
+
+
 def save(datasets, folder, syntax=ExplicitVRLittleEndian):
     """Write them under names that say nothing of their order."""
     folder.mkdir(parents=True, exist_ok=True)
     for d in datasets:
         d.file_meta = FileMetaDataset()
         d.file_meta.TransferSyntaxUID = syntax
-        name = hashlib.md5(str(d.SOPInstanceUID).encode()).hexdigest()[:8]
         if syntax.is_encapsulated:
             d.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
             d.compress(syntax, generate_instance_uid=False)
         elif syntax == ExplicitVRBigEndian:
             d.PixelData = np.frombuffer(d.PixelData, "<u2").astype(">u2").tobytes()
-        d.save_as(folder / name, enforce_file_format=True)
+        d.save_as(folder / name_of(d), enforce_file_format=True)
     return folder
 
 
@@ -482,15 +486,15 @@ def test_pixels_cut_short_in_the_file(tmp_path):
 
 @pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, JPEG2000Lossless], ids=lambda s: s.name)
 def test_damage_in_packed_pixels(tmp_path, syntax):
-    folder = save(headers_of(chest((14, 40, 40)), straight()), tmp_path, syntax)
-    file = sorted(folder.iterdir())[5]
+    slices = headers_of(chest((14, 40, 40)), straight())
+    file = save(slices, tmp_path, syntax) / name_of(slices[5])
     content = bytearray(file.read_bytes())
     content[-600:-100] = bytes(500)
     if syntax != JPEG2000Lossless:  # its streams have neither checksums nor a fixed length
         file.write_bytes(content)
-        refused(folder, f"{file.name} cannot be decoded")
+        refused(tmp_path, f"{file.name} cannot be decoded")
     file.write_bytes(content[:-60])
-    refused(folder, f"{file.name} is cut short")
+    refused(tmp_path, f"{file.name} is cut short")
 
 
 def test_a_damaged_header_is_told(tmp_path):

@@ -39,8 +39,6 @@ def phantom(
             for name, settings in CASES.items():
                 typer.echo(f"{name}: {settings.description}")
             return
-        if case not in CASES:
-            raise UsageError(f"no phantom case {case!r}; expected one of {', '.join(CASES)}")
         if output.exists() and (not output.is_dir() or any(output.iterdir())):
             raise UsageError(f"{output} already exists and is not empty; give a new folder")
         made = make_phantom(case, seed=seed, spacing=spacing, progress=progress)
