@@ -11,6 +11,7 @@ from lungvq.cli.bench import bench
 from lungvq.cli.deid import deid
 from lungvq.cli.demo import demo
 from lungvq.cli.doctor import doctor
+from lungvq.cli.evaluate_landmarks import evaluate_landmarks
 from lungvq.cli.inspect import inspect
 from lungvq.cli.phantom import phantom
 from lungvq.cli.register import register
@@ -31,7 +32,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (run, inspect, segment, register, phantom, demo, verify, doctor, bench, deid, send):
+for command in (
+    run,
+    inspect,
+    segment,
+    register,
+    evaluate_landmarks,
+    phantom,
+    demo,
+    verify,
+    doctor,
+    bench,
+    deid,
+    send,
+):
     app.command()(command)
 
 

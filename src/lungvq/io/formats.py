@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 
 from lungvq.errors import GeometryError, InputError, OutputError
 from lungvq.findings import Finding, fail, warn
+from lungvq.io import dirlab
 from lungvq.io.scan import MAX_VOXELS
 from lungvq.volume import Grid, Volume
 
@@ -80,9 +81,10 @@ class Stored:
 
 
 def kind_of(path: Path) -> str | None:
-    """``"nifti"``, ``"mha"`` or ``"nrrd"`` by the file's name; None for another name."""
+    """``"nifti"``, ``"mha"``, ``"nrrd"`` or ``"dirlab"`` by the file's name; None for another name."""
     name = path.name.lower()
-    return next((kind for suffix, kind in SUFFIXES.items() if name.endswith(suffix)), None)
+    kind = next((kind for suffix, kind in SUFFIXES.items() if name.endswith(suffix)), None)
+    return kind or ("dirlab" if dirlab.case_of(path) else None)
 
 
 def load(path: Path) -> Stored:
@@ -103,7 +105,8 @@ def load(path: Path) -> Stored:
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty; copy it again")
     try:
-        stored = {"nifti": _load_nifti, "mha": _load_meta, "nrrd": _load_nrrd}[kind](path)
+        readers = {"nifti": _load_nifti, "mha": _load_meta, "nrrd": _load_nrrd, "dirlab": _load_dirlab}
+        stored = readers[kind](path)
         Grid(stored.array.shape[:3], stored.affine)
     except PermissionError:
         raise InputError(f"{path}: no permission to read it") from None
@@ -385,6 +388,11 @@ def _meta_affine(fields: dict[str, str], dimensions: int) -> NDArray[np.float64]
 
 
 # --- NRRD -------------------------------------------------------------------------------------------------
+
+
+def _load_dirlab(path: Path) -> Stored:
+    hu, affine = dirlab.load_raw(path)
+    return Stored(hu, affine, "dirlab", facts={"dirlab_case": dirlab.case_of(path)})
 
 
 def _load_nrrd(path: Path) -> Stored:

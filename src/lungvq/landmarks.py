@@ -1,0 +1,382 @@
+"""Target registration error at landmark pairs a user brings, in both conventions the literature reports.
+
+Fixed points lie in the expiration scan, moving points in the inspiration scan; the field takes each fixed point
+to where the registration believes it went, and the error is the distance from there to the moving point.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.spatial import KDTree
+
+from lungvq import io
+from lungvq.errors import InputError, UsageError
+from lungvq.findings import Finding, warn
+from lungvq.io.dirlab import AXES as DIRLAB_AXES
+from lungvq.io.points import Points, read_points
+from lungvq.volume import ALL_AXIS_CODES, Grid, Volume
+
+__all__ = [
+    "STORED",
+    "ErrorSummary",
+    "LandmarkErrors",
+    "evaluate_landmarks",
+    "read_field",
+    "snap_to_voxel",
+    "summarise",
+    "target_errors",
+    "world_points",
+]
+
+STORED = "stored"
+"""Indices count along the axes of the image as its file has them."""
+
+_MOST_OUTSIDE = 0.1  # of the points may lie beyond the field and be left out
+_ENOUGH_INSIDE, _FEW_INSIDE = 0.9, 0.5
+_LEAST_IN_LUNG = 0.7
+_LUNG_HU, _AROUND_MM = -400, 4.0
+_CLEARLY_BETTER = 0.5
+
+
+@dataclass(frozen=True)
+class ErrorSummary:
+    """Distances in mm; `sd` is that of a sample (n - 1), as DIR-Lab's tables have it."""
+
+    n: int
+    mean: float
+    sd: float
+    median: float
+    p95: float
+    max: float
+
+
+@dataclass(frozen=True, eq=False)
+class LandmarkErrors:
+    """What registration did to landmarks.
+
+    Parameters
+    ----------
+    fixed, moving, mapped : ndarray, shape (N, 3)
+        LPS mm: the pairs, and where the field takes the fixed points; NaN beyond the field.
+    before, after : ndarray, shape (N,)
+        mm, without and with the registration.
+    snapped : ndarray, shape (N,), or None
+        mm, from the voxel centre of the moving scan nearest to the mapped point; None without a moving scan.
+    findings : tuple of Finding
+        What a reader should know before quoting the numbers.
+    """
+
+    fixed: NDArray[np.float64]
+    moving: NDArray[np.float64]
+    mapped: NDArray[np.float64]
+    before: NDArray[np.float64]
+    after: NDArray[np.float64]
+    snapped: NDArray[np.float64] | None
+    findings: tuple[Finding, ...] = ()
+
+    def summaries(self) -> dict[str, ErrorSummary]:
+        """``before``, ``after`` and, with a moving scan, ``snapped``, over the same points."""
+        inside = np.isfinite(self.after)
+        rows = {"before": self.before[inside], "after": self.after[inside]}
+        if self.snapped is not None:
+            rows["snapped"] = self.snapped[inside]
+        return {name: summarise(errors) for name, errors in rows.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: the summaries in mm, how many points were left out, and the findings."""
+        return {
+            "schema": "lungvq.landmarks/1",
+            "unit": "mm",
+            **{name: asdict(summary) for name, summary in self.summaries().items()},
+            "points": len(self.after),
+            "points_beyond_field": int(np.isnan(self.after).sum()),
+            "findings": [finding.to_dict() for finding in self.findings],
+        }
+
+    def write(self, path: Path) -> None:
+        """A CSV file with one row per point, from 1, in the order of the files; empty where there is no value."""
+        columns: dict[str, NDArray[Any]] = {"point": np.arange(1, len(self.after) + 1)}
+        for name, points in (("fixed", self.fixed), ("moving", self.moving), ("mapped", self.mapped)):
+            columns |= {f"{name}_{axis}": points[:, n] for n, axis in enumerate("xyz")}
+        columns |= {"before_mm": self.before, "after_mm": self.after}
+        if self.snapped is not None:
+            columns["snapped_mm"] = self.snapped
+        with io.open_atomic(path) as stream:
+            stream.write(pd.DataFrame(columns).to_csv(index=False, float_format="%.4f").encode())
+
+
+def target_errors(mapped: NDArray[np.float64], moving: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Distances between paired points: mm, shape (N,).
+
+    Examples
+    --------
+    >>> target_errors(np.zeros((1, 3)), np.array([[2.0, 3.0, 6.0]]))
+    array([7.])
+    """
+    return np.linalg.norm(np.asarray(mapped, float) - np.asarray(moving, float), axis=1)
+
+
+def snap_to_voxel(points: NDArray[np.float64], grid: Grid) -> NDArray[np.float64]:
+    """The voxel centres nearest to points, LPS mm, shape (N, 3).
+
+    Landmarks that were set voxel by voxel are known to half a voxel only. DIR-Lab's convention therefore rounds
+    the mapped point to a voxel before it measures, which lowers the error of a good registration, since a point
+    less than half a voxel away counts as met.
+    """
+    return grid.world(np.rint(grid.index(points)))
+
+
+def summarise(errors: NDArray[np.float64]) -> ErrorSummary:
+    """Number, mean, standard deviation, median, 95th percentile and maximum.
+
+    Examples
+    --------
+    >>> summarise(np.array([1.0, 2.0, 3.0, 6.0])).mean
+    3.0
+    """
+    n = len(errors)
+    return ErrorSummary(
+        n,
+        float(errors.mean()),
+        float(errors.std(ddof=1)) if n > 1 else 0.0,
+        float(np.median(errors)),
+        float(np.percentile(errors, 95)),
+        float(errors.max()),
+    )
+
+
+def world_points(points: Points, grid: Grid | None, *, axes: str | None = None) -> NDArray[np.float64]:
+    """Landmarks in LPS mm, whatever they were.
+
+    Parameters
+    ----------
+    points : Points
+    grid : Grid or None
+        Of the scan they lie in, in stored order; indices need it, and points in mm are checked against it.
+    axes : str, optional
+        Along which body directions indices count, as codes for slice, row, column, or ``'stored'`` for the axes of
+        the file. By default ``'IPL'`` for DIR-Lab, whose first slice is the uppermost, and ``'stored'`` for elastix.
+
+    Raises
+    ------
+    UsageError
+        If there are indices and no scan, or `axes` is not known.
+    InputError
+        If points lie outside the scan.
+    """
+    if points.first is None:
+        if grid is not None:
+            _check_inside(points.xyz, grid, points.path, "the scan")
+        return points.xyz
+    if grid is None:
+        raise UsageError(f"{points.path} holds voxel indices; give the scan too, which turns them into mm")
+    axes = axes or (DIRLAB_AXES if points.first == 1 else STORED)
+    if axes != STORED and axes not in ALL_AXIS_CODES:
+        raise UsageError(f"expected index axes such as 'IPL', or 'stored', got {axes!r}")
+    lattice = grid if axes == STORED else grid.reorient(axes)
+    index = points.xyz[:, ::-1] - points.first
+    outside = ((index < -0.5) | (index > np.array(lattice.shape) - 0.5)).any(axis=1)
+    if outside.any():
+        size = " x ".join(map(str, lattice.shape[::-1]))
+        first = points.xyz[np.argmax(outside)]
+        raise InputError(
+            f"{points.path}: {outside.sum()} of {len(index)} points are no voxels of the scan ({size}, counted from"
+            f" {points.first}), such as {' '.join(f'{v:g}' for v in first)}; is it another scan, or are these mm?"
+        )
+    return lattice.world(index)
+
+
+def read_field(path: Path) -> Volume:
+    """The displacement a registration left: the file itself, or the folder of ``lungvq register`` or ``run``.
+
+    Returns
+    -------
+    field : Volume
+        (K, J, I, 3), mm, LPS.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    if path.is_dir():
+        places = [path / "displacement.nii.gz", path / "registration" / "displacement.nii.gz"]
+        file = next((place for place in places if place.exists()), None)
+        if file is None:
+            raise InputError(f"{path}: no displacement.nii.gz in it, nor in its folder registration")
+        path = file
+    field = io.read_volume(path)
+    if field.array.ndim != 4 or field.array.shape[3] != 3:
+        raise InputError(f"{path}: expected a displacement field, three values per voxel, got one")
+    return field
+
+
+def evaluate_landmarks(
+    fixed_points: Path,
+    moving_points: Path,
+    field: Path,
+    *,
+    fixed_image: Path | None = None,
+    moving_image: Path | None = None,
+    index_axes: str | None = None,
+) -> LandmarkErrors:
+    """Target registration error of a field at landmark pairs, all from files.
+
+    Parameters
+    ----------
+    fixed_points, moving_points : Path
+        What `lungvq.io.points.read_points` knows; pairs by row. The same file twice if it holds both.
+    field : Path
+        As for `read_field`.
+    fixed_image, moving_image : Path, optional
+        The scans: needed where points are voxel indices, and the moving one for the error with snapping.
+    index_axes : str, optional
+        As for `world_points`.
+
+    Raises
+    ------
+    InputError
+        If something cannot be read, the numbers of points differ, or more than a tenth lie beyond the field.
+    UsageError
+        If points are indices and their scan is not given.
+    """
+    pairs = [read_points(fixed_points, side="fixed"), read_points(moving_points, side="moving")]
+    if len(pairs[0].xyz) != len(pairs[1].xyz):
+        raise InputError(
+            f"the points are not pairs: {len(pairs[0].xyz)} in {fixed_points}, {len(pairs[1].xyz)} in {moving_points}"
+        )
+    displacement = read_field(field)
+    scans = [None if path is None else io.read(path).volume for path in (fixed_image, moving_image)]
+    fixed, moving = (
+        world_points(points, scan.grid if scan else None, axes=index_axes)
+        for points, scan in zip(pairs, scans, strict=True)
+    )
+    findings = [
+        found
+        for points, scan, world in zip(pairs, scans, (fixed, moving), strict=True)
+        if scan is not None
+        for found in _say_not_in_lung(points, scan, world)
+    ]
+    doubts = " ".join(f"{found.message} {found.advice}" for found in findings)
+    _check_inside(fixed, displacement.grid, fixed_points, "the displacement field", doubts)
+    mapped = fixed + displacement.sample(fixed)
+    after = target_errors(mapped, moving)
+    snapped = target_errors(snap_to_voxel(mapped, scans[1].grid), moving) if scans[1] is not None else None
+    findings += _say_left_out(after) + _say_wrong_order(fixed, moving, mapped, displacement)
+    return LandmarkErrors(
+        fixed, moving, mapped, target_errors(fixed, moving), after, snapped, tuple(findings)
+    )
+
+
+def _inside(points: NDArray[np.float64], grid: Grid) -> NDArray[np.bool_]:
+    index = grid.index(points)
+    return np.all((index >= -0.5) & (index <= np.array(grid.shape) - 0.5), axis=1)
+
+
+def _check_inside(points: NDArray[np.float64], grid: Grid, path: Path, what: str, doubts: str = "") -> None:
+    outside = ~_inside(points, grid)
+    if outside.mean() <= _MOST_OUTSIDE:
+        return
+    advice = doubts or "do they belong to this pair, and which of them is expiration?"
+    mirrored = _inside(points * (-1, -1, 1), grid).mean()
+    if mirrored > _ENOUGH_INSIDE and outside.mean() > _FEW_INSIDE:
+        advice = (
+            "they would lie inside with the signs of x and y turned, so they look like RAS; this needs LPS"
+        )
+    raise InputError(f"{path}: {outside.sum()} of {len(points)} points lie outside {what}; {advice}")
+
+
+def _say_left_out(after: NDArray[np.float64]) -> list[Finding]:
+    left = int(np.isnan(after).sum())
+    if not left:
+        return []
+    return [
+        warn(
+            "POINTS_BEYOND_FIELD",
+            f"{left} of {len(after)} points lie beyond the displacement field and are left out.",
+            value=float(left),
+            limit=0.0,
+            advice="Give the number of points with the result: the errors left out are likely large.",
+        )
+    ]
+
+
+def _say_wrong_order(
+    fixed: NDArray[np.float64], moving: NDArray[np.float64], mapped: NDArray[np.float64], field: Volume
+) -> list[Finding]:
+    """Fixed and moving exchanged, or rows that are not pairs."""
+    known = np.isfinite(mapped).all(axis=1)
+    after = float(np.median(target_errors(mapped, moving)[known]))
+    exchanged = target_errors(moving + field.sample(moving), fixed)
+    other = float(np.nanmedian(exchanged)) if np.isfinite(exchanged).any() else np.inf
+    if other < _CLEARLY_BETTER * after:
+        return [
+            warn(
+                "POINTS_EXCHANGED",
+                f"Taken the other way round the median error would be {other:.1f} mm instead of {after:.1f} mm.",
+                value=other,
+                limit=_CLEARLY_BETTER * after,
+                unit="mm",
+                advice="Fixed points are those of the expiration scan, moving points those of the inspiration.",
+            )
+        ]
+    nearest = float(np.median(KDTree(moving).query(mapped[known])[0]))
+    if len(moving) >= 10 and nearest < _CLEARLY_BETTER * after and _typical_gap(moving) < after:
+        return [
+            warn(
+                "ROWS_NOT_PAIRS",
+                f"Half of the mapped points have some moving point within {nearest:.1f} mm, but not the one of"
+                f" their own row ({after:.1f} mm).",
+                value=nearest,
+                limit=_CLEARLY_BETTER * after,
+                unit="mm",
+                advice="Check that both files list the landmarks in the same order.",
+            )
+        ]
+    return []
+
+
+def _typical_gap(points: NDArray[np.float64]) -> float:
+    """Median distance from a point to its nearest neighbour, mm."""
+    return float(np.median(KDTree(points).query(points, k=2)[0][:, 1]))
+
+
+def _lung_share(scan: Volume, world: NDArray[np.float64]) -> float:
+    """Share of points with lung around them: landmarks sit on vessels, so their own HU says little."""
+    steps = _AROUND_MM * np.concatenate([np.eye(3), -np.eye(3)])
+    around = np.stack([scan.sample(world + step) for step in steps])
+    return float(np.mean(np.nanmedian(around, axis=0) < _LUNG_HU))
+
+
+def _say_not_in_lung(points: Points, scan: Volume, world: NDArray[np.float64]) -> list[Finding]:
+    share = _lung_share(scan, world)
+    if share >= _LEAST_IN_LUNG:
+        return []
+    advice = "Check that the points belong to this scan."
+    if points.first is not None:
+        turned = scan.grid.reorient("SPL" if scan.grid.codes[0] == "I" else "IPL")
+        others = {STORED: scan.grid, DIRLAB_AXES: scan.grid.reorient(DIRLAB_AXES), turned.codes: turned}
+        shares = {}
+        for axes, lattice in others.items():
+            index = points.xyz[:, ::-1] - points.first
+            if (index < lattice.shape).all():
+                shares[axes] = _lung_share(scan, lattice.world(index))
+        best = max(shares, key=lambda axes: shares[axes], default="")
+        if best and shares[best] > share + 0.1:
+            advice = f"With --index-axes {best} it would be {100 * shares[best]:.0f} %."
+    return [
+        warn(
+            "POINTS_NOT_IN_LUNG",
+            f"Only {100 * share:.0f} % of the points of {points.path.name} have lung around them.",
+            value=round(100 * share, 1),
+            limit=100 * _LEAST_IN_LUNG,
+            unit="%",
+            advice=advice,
+        )
+    ]
