@@ -16,7 +16,8 @@ from lungvq.hu import OUTSIDE_HU
 from lungvq.pipeline import quality_numbers
 from lungvq.progress import SILENT, Progress
 from lungvq.regional import carry, close_sums, reaching_out
-from lungvq.register import register
+from lungvq.register import RegisterOptions, register
+from lungvq.register.backends import backend_named
 from lungvq.segment import segment
 from lungvq.segment.laterality import check_laterality
 from lungvq.segment.lobes import lobes_from_prior
@@ -74,19 +75,23 @@ def register_scans(
     *,
     fixed_mask: Path | None = None,
     moving_mask: Path | None = None,
+    backend: str = "lungvq",
     force: bool = False,
     progress: Progress = SILENT,
 ) -> dict[str, float]:
     """Register two scans and leave the field, its Jacobian, the warped scan and the quality numbers.
 
     ``displacement.nii.gz`` has its own grid; ``jacobian.nii.gz`` (NaN outside the lungs, closed per lung to
-    the moving mask's volume) and ``moving_on_fixed.nii.gz`` have that of the fixed scan.
+    the moving mask's volume) and ``moving_on_fixed.nii.gz`` have that of the fixed scan. `backend` is that of
+    `RegisterOptions`, by name.
 
     Returns
     -------
     dict of str to float
         Quality of both lungs together.
     """
+    if backend != "lungvq":
+        backend_named(backend)  # a wrong name is told before the scans are read
     names = ("displacement.nii.gz", "jacobian.nii.gz", "moving_on_fixed.nii.gz", "registration.json")
     with staged(out, names, force=force) as folder:
         progress.stage("reading the scans")
@@ -96,7 +101,12 @@ def register_scans(
         masks = {"fixed": fixed_mask, "moving": moving_mask}
         lungs = {name: _lungs(volumes[name], masks[name], progress) for name in volumes}
         result = register(
-            volumes["fixed"], volumes["moving"], lungs["fixed"], lungs["moving"], progress=progress
+            volumes["fixed"],
+            volumes["moving"],
+            lungs["fixed"],
+            lungs["moving"],
+            options=RegisterOptions(backend=backend),
+            progress=progress,
         )
         jacobian = carry(dict.fromkeys(result.quality.lungs, reaching_out(result.jacobian)), lungs["fixed"])
         totals = {
@@ -112,6 +122,7 @@ def register_scans(
         quality = quality_numbers(result)
         record = {
             "schema": "lungvq.registration/1",
+            "backend": backend,
             "quality": quality,
             "jacobian_closed_by": closure,
             "notes": list(result.quality.notes),

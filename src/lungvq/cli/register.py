@@ -19,6 +19,12 @@ def register(
         Path | None, typer.Option(help="Lungs of the fixed scan; nonzero is lung, or 1 left and 2 right.")
     ] = None,
     moving_mask: Annotated[Path | None, typer.Option(help="Lungs of the moving scan, likewise.")] = None,
+    backend: Annotated[
+        str,
+        typer.Option(
+            help="Who registers: 'lungvq', 'greedy' or 'elastix' (both in lungvq[bench]), 'affine'."
+        ),
+    ] = "lungvq",
     force: Annotated[bool, typer.Option("--force", help="Replace a registration that is there.")] = False,
     threads: Threads = None,
     verbose: Verbose = False,
@@ -36,6 +42,7 @@ def register(
             output,
             fixed_mask=fixed_mask,
             moving_mask=moving_mask,
+            backend=backend,
             force=force,
             progress=progress,
         )

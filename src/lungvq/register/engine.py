@@ -13,7 +13,7 @@ from scipy.ndimage import binary_dilation, distance_transform_edt
 from lungvq.anatomy import LUNGS
 from lungvq.errors import GeometryError, PairError
 from lungvq.progress import SILENT, Progress
-from lungvq.register import discrete, refine
+from lungvq.register import backends, discrete, refine
 from lungvq.register.field import (
     Array,
     Mask,
@@ -56,12 +56,15 @@ class RegisterOptions:
         How far the results reach beyond the fixed lungs.
     smallest_lung_ml : float
         A lung below this volume in either scan is not registered.
+    backend : str or Backend
+        Who registers each lung: ``lungvq``, a name in `lungvq.register.backends.BACKENDS`, or such a function.
     """
 
     spacing_mm: float = 2.0
     jacobian_sigma_mm: float = 4.0
     margin_mm: float = 20.0
     smallest_lung_ml: float = 10.0
+    backend: str | backends.Backend = "lungvq"
 
 
 @dataclass(frozen=True, eq=False)
@@ -288,22 +291,35 @@ def _register_lung(
 
     scale, shift = moments_map(a.share, b.share)
     start = _straight(scale, shift, mask.shape, pad=0)
-    field = start
-    for n, level in enumerate(discrete.LEVELS):
-        pad = level.radius
-        if n == 0:
-            padded = _straight(scale, shift, mask.shape, pad)
-        else:
-            padded = _widened(field, mask, pad)
-        field = discrete.search(a.hu, mask, b.hu, b.share, padded, pad, level, outside=_OUTSIDE_HU)
-        progress.fraction(0.2 * (n + 1))
-    field = refine.refine(a.hu, a.share, b.hu, b.share, field, refine.STAGES, outside=_OUTSIDE_HU)
+    if options.backend == "lungvq":
+        field = _search_and_refine(a, b, start, (scale, shift), progress)
+    else:
+        chosen = options.backend
+        backend = backends.backend_named(chosen) if isinstance(chosen, str) else chosen
+        field = _to_index(backend(a, b), a.grid, b.grid)
     progress.fraction(0.9)
     motion = _unfold(extrapolate(_to_mm(field, a.grid, b.grid), mask), mask, h)
     progress.fraction(1.0)
 
     raw = jacobian(motion / h)
     return _Result(box, mask, motion, raw, _evidence(a, b, start, motion, raw, moving.volume_ml))
+
+
+def _search_and_refine(
+    a: _Lung, b: _Lung, start: Array, extents: tuple[NDArray, NDArray], progress: Progress
+) -> Array:
+    """Our own registration of one lung: voxels from the fixed lung's grid to the moving one's."""
+    mask = a.mask
+    field = start
+    for n, level in enumerate(discrete.LEVELS):
+        pad = level.radius
+        if n == 0:
+            padded = _straight(*extents, mask.shape, pad)
+        else:
+            padded = _widened(field, mask, pad)
+        field = discrete.search(a.hu, mask, b.hu, b.share, padded, pad, level, outside=_OUTSIDE_HU)
+        progress.fraction(0.2 * (n + 1))
+    return refine.refine(a.hu, a.share, b.hu, b.share, field, refine.STAGES, outside=_OUTSIDE_HU)
 
 
 def _widened(field: Array, mask: Mask, pad: int) -> Array:
