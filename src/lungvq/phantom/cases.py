@@ -26,11 +26,11 @@ class Breath:
         How far lobes slide along their fissures.
     """
 
-    descent_mm: Range = (50.0, 70.0)
-    widen: Range = (0.08, 0.13)
-    deepen: Range = (0.14, 0.22)
-    coarse_mm: float = 1.4
-    fine_mm: float = 0.38
+    descent_mm: Range = (63.0, 73.0)
+    widen: Range = (0.08, 0.11)
+    deepen: Range = (0.18, 0.22)
+    coarse_mm: float = 1.1
+    fine_mm: float = 0.31
     slide_mm: Range = (0.0, 0.0)
 
 
@@ -63,11 +63,11 @@ class Physiology:
     gamma: Range = (0.0, 0.0)
     flip: bool = False
     hypoxic: float = 0.0
-    flow_sd: float = 0.33
-    flow_mm: tuple[float, ...] = (8.0, 16.0, 32.0)
-    flow_per_cm: Range = (0.020, 0.035)
-    dry_per_cm: Range = (0.004, 0.010)
-    blood_per_cm: Range = (0.022, 0.034)
+    flow_sd: float = 0.35
+    flow_mm: tuple[float, ...] = (8.0, 14.0, 20.0)
+    flow_per_cm: Range = (0.033, 0.037)
+    dry_per_cm: Range = (0.011, 0.0145)
+    blood_per_cm: Range = (0.029, 0.035)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,9 @@ from lungvq.phantom.waves import wave_displacement
 SIDE_BLEND_MM = 12.0  # the two lungs move by their own settings; between them, in the mediastinum, a tanh
 ONSET = 0.05  # of the widening, as a squared share of the lung height below the apex
 
-BASE_WEIGHT = 0.6  # of the descent: the less, the more evenly the lung lengthens from apex to base
+BACKWARD = 0.25  # the front-back growth is less in front by twice this share: what lies below expands more
+
+BASE_WEIGHT = 0.4  # of the descent: the less, the more evenly the lung lengthens from apex to base
 
 Floats = NDArray[np.float64]
 
@@ -95,13 +97,14 @@ def stretch(c, x, y, z, grad):
     grad[0, 0] = 1 + eta * (ax + dx * ax_x)
     grad[0, 1] = 0.0
     grad[0, 2] = dx * ax * eta_z
-    grad[1, 0] = dy * ay_x * eta
-    grad[1, 1] = 1 + ay * eta
-    grad[1, 2] = dy * ay * eta_z
+    grown = dy * (1 + BACKWARD * dy / c[DEPTH_AP])
+    grad[1, 0] = grown * ay_x * eta
+    grad[1, 1] = 1 + ay * eta * (1 + 2 * BACKWARD * dy / c[DEPTH_AP])
+    grad[1, 2] = grown * ay * eta_z
     grad[2, 0] = -dw * (d_l - d_r) * g
     grad[2, 1] = -depth_y * g
     grad[2, 2] = 1 - depth * g_z
-    return x + dx * ax * eta, y + dy * ay * eta, z - depth * g
+    return x + dx * ax * eta, y + grown * ay * eta, z - depth * g
 
 
 @numba.njit(cache=True, error_model="numpy")

@@ -30,7 +30,7 @@ Floats = NDArray[np.float64]
 Labels = NDArray[np.uint8]
 
 COARSE_WAVES, FINE_WAVES, FLOW_WAVES, DENSE_WAVES = 28, 44, 20, 24
-COARSE_MM, FINE_MM = (16.0, 25.0), (8.0, 15.0)  # correlation lengths
+COARSE_MM, FINE_MM = (16.0, 22.0), (8.0, 15.0)  # correlation lengths
 DENSITY_SD = 0.07  # of the logarithm, over a few mm
 SAMPLE_MM = 4.0
 LOBE_RANGES = {
@@ -158,7 +158,7 @@ def sample_lungs(
 def _draw_motion(case: CaseSettings, shape: Shape, rng: np.random.Generator) -> Motion:
     breath = case.breath
     descent = rng.uniform(*breath.descent_mm) * (1 + 0.06 * rng.normal(size=2).clip(-2, 2))
-    back = rng.uniform(0.12, 0.28)
+    back = rng.uniform(0.09, 0.17)
     widen = np.full(2, rng.uniform(*breath.widen))
     deepen = np.full(2, rng.uniform(*breath.deepen))
     if case.collapsed == "left":
@@ -352,6 +352,7 @@ def _draw_tissue(
     rng: np.random.Generator,
 ) -> Tissue:
     flow = np.hstack([random_waves(rng, FLOW_WAVES, length) for length in physiology.flow_mm])
+    flow = _all_as_strong(flow, physiology.flow_sd)
     dense = random_waves(rng, DENSE_WAVES, rng.uniform(8, 14))
     return Tissue(
         dry=vary(rng, 0.105, 0.07),
@@ -366,9 +367,9 @@ def _draw_tissue(
         middle_z=float(samples.points[:, 2].mean()),
         gravity_dry=rng.uniform(*physiology.dry_per_cm) / 10,
         gravity_blood=rng.uniform(*physiology.blood_per_cm) / 10,
-        gravity_flow=rng.uniform(*physiology.flow_per_cm) / 10,
+        gravity_flow=rng.uniform(*physiology.flow_per_cm) / 10 - _slope(flow, samples.points),
         flow_scale=1.0,
-        flow_waves=_all_as_strong(flow, physiology.flow_sd),
+        flow_waves=flow,
         dense_waves=_all_as_strong(dense, DENSITY_SD),
         kind=np.array([_KINDS[n.disease.kind] for n in lesions], np.int64),
         form=np.array([_FORMS[n.disease.form] for n in lesions], np.int64),
@@ -391,6 +392,12 @@ def _all_as_strong(waves: Floats, sd: float) -> Floats:
     """Waves (5, n) of one amplitude, which together have a sd."""
     count = waves.shape[1]
     return np.vstack([waves, np.full(count, sd * np.sqrt(2 / count))])
+
+
+def _slope(waves: Floats, points: Floats) -> float:
+    """How much the sum of waves happens to rise towards the back over the points, per mm: not gravity's doing."""
+    values = waves[4] @ np.sin(waves[:3].T @ points.T + waves[3][:, None])
+    return float(np.polyfit(points[:, 1], values, 1)[0])
 
 
 def _block(

@@ -44,7 +44,7 @@ OUTER = 1.5  # outer radius of an airway over that of its lumen: walls are 0.15-
 AIRWAY_SPREAD = 0.10  # of one branch about the mean for what it feeds
 # Huang (1996): diameters grow 1.56 per Strahler order while numbers fall 3.36, so r ~ ends^(ln 1.56 / ln 3.36)
 VESSEL_POWER = float(np.log(1.56) / np.log(3.36))
-VESSEL_END_MM = 0.35  # radius of an end that feeds 8 mm cubed
+VESSEL_END_MM = 0.32  # radius of an end that feeds 8 mm cubed
 VESSEL_SPREAD = 0.06
 
 # Where the segments of a lobe lie in its box: from the midline outwards, front to back, base to apex.
@@ -742,7 +742,9 @@ def _vessel_radius(end: float, rng: np.random.Generator) -> Callable[[Ints, Ints
     return radius
 
 
-_BESIDE_AIRWAYS = 4  # arteries follow the airways whose parents have at least so many ends
+_BESIDE_AIRWAYS = (
+    4  # arteries follow airways into each lobe, and where their parents have at least so many ends
+)
 _ARTERY_NAMES = {"trachea": "PA", "RMB": "RPA", "LMB": "LPA", "BI": "RIA"}
 
 
@@ -755,7 +757,8 @@ def _arteries(
     seeds, at_airway = seeds[at_airway >= 0], at_airway[at_airway >= 0]
     feeds = _upstream(np.bincount(at_airway, minlength=len(airways)), airways.parent)
     up = airways.parent
-    follow = (feeds > 0) & ((up < 0) | (airways.leaves[up] >= _BESIDE_AIRWAYS) | (airways.lobe == 0))
+    into_a_lobe = airways.lobe[up] == 0
+    follow = (feeds > 0) & ((up < 0) | (airways.leaves[up] >= _BESIDE_AIRWAYS) | into_a_lobe)
     follow &= (up < 0) | follow[up]
     beside = _beside(space, airways, follow, end * np.maximum(feeds, 1) ** VESSEL_POWER)
     trunk = carina + np.array([8.0, -24.0, -22.0])
