@@ -6,6 +6,11 @@ writes ``insp.nii.gz`` (the scan as it is), ``exp.nii.gz``, both lung masks, ``t
 ``truth/jacobian.nii.gz`` at 2 mm, and ``truth/motion.npz``, from which `Motion.load` evaluates the motion and its
 Jacobian exactly at any point.
 
+    python benchmarks/real_pair.py -o FOLDER --score FIELD
+
+prints how far a registration of that pair (a displacement field, or the folder of ``lungvq register``) is off,
+densely, in shells from the pleura.
+
 The motion phi takes expiration to inspiration, in LPS mm. It is phi = q o p: p breathes (the diaphragm comes down
 by up to `rise_mm`, chest and lung widen forwards and to the sides, the spine stays), in closed form; q is a cubic
 spline that adds what is uneven in real lungs: expansion that varies over 10 to 20 mm, fading towards the pleura,
@@ -34,14 +39,14 @@ from scipy.spatial import ConvexHull, QhullError
 from skimage.draw import polygon2mask
 
 from lungvq import io
+from lungvq.landmarks import read_field
 from lungvq.segment import segment
 from lungvq.volume import Grid, Volume, grid_around
 
 COARSE_MM = 2.0
 BLOOD = 1.06  # g/mL: nothing in lung is denser
 OUTSIDE_HU = -1024
-TABLE = 2000
-"""Samples of each one-dimensional function of height; between them it is linear."""
+SHELLS = ((0, 3), (3, 6), (6, 10), (10, 20), (20, 1000))
 
 
 # ---- the motion -----------------------------------------------------------------------------------------
@@ -197,7 +202,9 @@ class Motion:
         return there, jacobian
 
 
-def make_motion(lungs: Volume, spine_y: float, *, seed: int = 0, rise_mm: float = 45.0) -> Motion:
+def make_motion(
+    lungs: Volume, spine_y: float, *, seed: int = 0, rise_mm: float = 45.0, uneven: float = 1.0
+) -> Motion:
     """A motion for these inspiratory lungs.
 
     Parameters
@@ -209,6 +216,8 @@ def make_motion(lungs: Volume, spine_y: float, *, seed: int = 0, rise_mm: float 
     seed : int, optional
     rise_mm : float, optional
         How far the lowest lung comes up on breathing out.
+    uneven : float, optional
+        How strong q is: 0 leaves the smooth breath alone.
     """
     coarse = _coarse(lungs)
     inside = coarse.array > 0.5
@@ -232,7 +241,7 @@ def make_motion(lungs: Volume, spine_y: float, *, seed: int = 0, rise_mm: float 
             0.1,
         ]
     )
-    spline = _unevenness(inside, np.random.default_rng([seed, 1]))
+    spline = uneven * _unevenness(inside, np.random.default_rng([seed, 1]))
     return Motion(shape, spline, coarse.grid.world((0, 0, 0)), COARSE_MM)
 
 
@@ -352,6 +361,7 @@ def make_real_pair(
     *,
     seed: int = 0,
     rise_mm: float = 45.0,
+    uneven: float = 1.0,
     slices: int | None = None,
     noise_hu: float = 40.0,
 ) -> RealPair:
@@ -366,13 +376,15 @@ def make_real_pair(
     seed : int, optional
     rise_mm : float, optional
         How far the lowest lung comes up.
+    uneven : float, optional
+        As for `make_motion`.
     slices : int, optional
         Of the expiratory scan; by default so many that its slices are 0.8 times as far apart.
     noise_hu : float, optional
         Standard deviation of what is added to the expiration.
     """
     spine = _front_of_spine(insp, lungs)
-    motion = make_motion(lungs, float(np.median(spine[:, 1])), seed=seed, rise_mm=rise_mm)
+    motion = make_motion(lungs, float(np.median(spine[:, 1])), seed=seed, rise_mm=rise_mm, uneven=uneven)
     grid = _expiratory_grid(insp, motion, rise_mm, slices)
     inner, way_out = _inner(lungs, spine)
     # A softer image: expiration is scanned at a lower dose, and less of the scan's own noise is in both.
@@ -558,15 +570,50 @@ def facts(pair: RealPair, *, samples: int = 20_000) -> dict[str, float]:
     }
 
 
+def score(folder: Path, field: Path, *, samples: int = 200_000) -> list[dict[str, float | str]]:
+    """Error of a field over the expiratory lungs of a pair on disk, all and by distance from the pleura, mm."""
+    motion = Motion.load(folder / "truth" / "motion.npz")
+    lungs = io.read_labels(folder / "lungs_exp.nii.gz").reorient("SPL")
+    inside = lungs.array > 0
+    box = tuple(slice(a.min() - 1, a.max() + 2) for a in np.nonzero(inside))
+    depth = np.zeros(lungs.shape, np.float32)
+    depth[box] = ndimage.distance_transform_edt(inside[box], lungs.spacing)
+    voxels = np.argwhere(inside)
+    voxels = voxels[:: max(1, len(voxels) // samples)]
+    points = lungs.grid.world(voxels)
+    error = np.linalg.norm(read_field(field).sample(points) - (motion(points) - points), axis=1)
+    below = depth[tuple(voxels.T)]
+    rows: list[dict[str, float | str]] = []
+    for name, low, high in (("all", 0, np.inf), *((f"{a}-{b} mm", a, b) for a, b in SHELLS)):
+        e = error[(below > low) & (below <= high)]
+        if len(e):
+            rows.append(
+                {"shell": name, "n": len(e), "mean": e.mean(), "p95": np.percentile(e, 95), "max": e.max()}
+            )
+    return rows
+
+
 def main() -> None:
     """Make the pair and say what it is like."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("-o", "--output", type=Path, required=True, help="a new folder")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, help="a new folder; with --score the pair's"
+    )
     parser.add_argument("--source", type=Path, help="inspiratory CT; by default the one in LUNGVQ_TEST_DATA")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rise", type=float, default=45.0, help="of the diaphragm, mm")
+    parser.add_argument("--uneven", type=float, default=1.0, help="strength of uneven motion; 0 for none")
     parser.add_argument("--slices", type=int, help="of the expiration; by default spaced 0.8 times as far")
+    parser.add_argument(
+        "--score", type=Path, metavar="FIELD", help="judge this field on a pair that is there"
+    )
     chosen = parser.parse_args()
+    if chosen.score:
+        for row in score(chosen.output, chosen.score):
+            print(
+                f"{row['shell']:>10}{row['n']:8}  mean {row['mean']:.2f}  p95 {row['p95']:.2f}  max {row['max']:.1f}"
+            )
+        return
     data = os.environ.get("LUNGVQ_TEST_DATA")
     source = chosen.source or (Path(data) / "ct-chest-1mm-dicom" if data else None)
     if source is None:
@@ -576,7 +623,14 @@ def main() -> None:
     start = time.perf_counter()
     insp = io.read(source).volume.reorient("SPL")
     lungs = segment(insp).lungs
-    pair = make_real_pair(insp, lungs, seed=chosen.seed, rise_mm=chosen.rise, slices=chosen.slices)
+    pair = make_real_pair(
+        insp,
+        lungs,
+        seed=chosen.seed,
+        rise_mm=chosen.rise,
+        uneven=chosen.uneven,
+        slices=chosen.slices,
+    )
     write_real_pair(pair, chosen.output)
     print(
         f"{chosen.output}: insp {pair.insp.shape}, exp {pair.exp.shape}, {time.perf_counter() - start:.0f} s"

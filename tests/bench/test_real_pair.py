@@ -76,6 +76,11 @@ def test_files_hold_the_truth(real_pair, pair, tmp_path):
     np.testing.assert_array_equal(motion(points), pair.motion(points))
     field = io.read_volume(tmp_path / "truth" / "displacement.nii.gz")
     assert np.abs(field.sample(points) - (motion(points) - points)).max() < 0.3
+    rows = {
+        row["shell"]: row for row in real_pair.score(tmp_path, tmp_path / "truth" / "displacement.nii.gz")
+    }
+    assert rows["all"]["max"] < 0.3
+    assert sum(row["n"] for row in rows.values()) == 2 * rows["all"]["n"]
     again = io.read_volume(tmp_path / "exp.nii.gz")
     np.testing.assert_array_equal(again.array, pair.exp.array)
     assert again.array.dtype == np.int16
