@@ -174,13 +174,13 @@ def plan(seed: int = 4) -> list[PairSpec]:
 
 
 def _smooth(settings: CaseSettings, descent_mm: float) -> CaseSettings:
-    """The same subject with a breath without fine structure, all of it in proportion to the descent."""
+    """The same subject with a breath that varies over 16-25 mm and not finer, in proportion to the descent."""
     part = descent_mm / 60
     breath = Breath(
         descent_mm=(descent_mm - 1, descent_mm + 1),
         widen=(0.09 * part, 0.10 * part),
         deepen=(0.17 * part, 0.20 * part),
-        coarse_mm=0.2,
+        coarse_mm=1.0,
         fine_mm=0.0,
     )
     return replace(settings, breath=breath)
@@ -301,7 +301,7 @@ def jacobian_error(found: Floats, truth: Floats, lungs: Volume, sigma_mm: float)
     Returns
     -------
     r : float
-        Pearson correlation.
+        Pearson correlation; NaN where one of them does not vary.
     rms_percent : float
         Root mean square of the difference over the mean of the truth.
     """
@@ -312,7 +312,8 @@ def jacobian_error(found: Floats, truth: Floats, lungs: Volume, sigma_mm: float)
         image[inside] = values
         smooth.append(carry(near.mean(image), lungs)[inside].astype(float))
     a, b = smooth
-    return float(np.corrcoef(a, b)[0, 1]), 100 * float(np.sqrt(((a - b) ** 2).mean()) / b.mean())
+    r = float(np.corrcoef(a, b)[0, 1]) if min(a.std(), b.std()) > 0 else float("nan")
+    return r, 100 * float(np.sqrt(((a - b) ** 2).mean()) / b.mean())
 
 
 def measure(pair: TruePair, found: Registration) -> dict[str, float]:
