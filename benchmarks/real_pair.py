@@ -325,9 +325,11 @@ def _render(hu, to_hu, sides, inner, way_out, to_inner, near, m, spline, origin,
                     cj = b[1, 0] * px + b[1, 1] * py + b[1, 2] * pz + b[1, 3]
                     ci = b[2, 0] * px + b[2, 1] * py + b[2, 2] * pz + b[2, 3]
                     if _linear(inner, ck, cj, ci, 0.0) >= 0.5:
-                        px += _linear(way_out[0], ck, cj, ci, 0.0)
-                        py += _linear(way_out[1], ck, cj, ci, 0.0)
-                        pz += _linear(way_out[2], ck, cj, ci, 0.0)
+                        # not interpolated: from the middle, ways to either side would cancel
+                        nk, nj, ni = int(np.rint(ck)), int(np.rint(cj)), int(np.rint(ci))
+                        px += way_out[0, nk, nj, ni]
+                        py += way_out[1, nk, nj, ni]
+                        pz += way_out[2, nk, nj, ni]
                 sk = a[0, 0] * px + a[0, 1] * py + a[0, 2] * pz + a[0, 3]
                 sj = a[1, 0] * px + a[1, 1] * py + a[1, 2] * pz + a[1, 3]
                 si = a[2, 0] * px + a[2, 1] * py + a[2, 2] * pz + a[2, 3]

@@ -193,6 +193,9 @@ def test_points_from_indices_with_both_conventions(tmp_path):
     np.testing.assert_allclose(result.after, np.linalg.norm(off), atol=1e-4)
     np.testing.assert_allclose(result.snapped, 0, atol=1e-4)
     assert not result.findings
+    write_csv(tmp_path / "between.csv", moving + np.array([1.2, 0, 0]))
+    told = evaluate_landmarks(paths[0], tmp_path / "between.csv", tmp_path, **images).findings
+    assert [finding.code for finding in told] == ["POINTS_BETWEEN_VOXELS"]
     # Counted from the wrong end they lie below the lung: that is told, with what would help.
     with pytest.raises(InputError, match=r"Only 0 % .* With --index-axes IPL it would be 100 %"):
         evaluate_landmarks(*paths, **images, index_axes="stored")

@@ -42,6 +42,7 @@ _ENOUGH_INSIDE, _FEW_INSIDE = 0.9, 0.5
 _LEAST_IN_LUNG = 0.7
 _LUNG_HU, _AROUND_MM = -400, 4.0
 _CLEARLY_BETTER = 0.5
+_ON_VOXEL = 0.1
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def snap_to_voxel(points: NDArray[np.float64], grid: Grid) -> NDArray[np.float64
 
     Landmarks that were set voxel by voxel are known to half a voxel only. DIR-Lab's convention therefore rounds
     the mapped point to a voxel before it measures, which lowers the error of a good registration, since a point
-    less than half a voxel away counts as met.
+    less than half a voxel away counts as met. For landmarks between voxels it only adds noise.
     """
     return grid.world(np.rint(grid.index(points)))
 
@@ -268,6 +269,8 @@ def evaluate_landmarks(
     mapped = fixed + displacement.sample(fixed)
     after = target_errors(mapped, moving)
     snapped = target_errors(snap_to_voxel(mapped, scans[1].grid), moving) if scans[1] is not None else None
+    if scans[1] is not None:
+        findings += _say_between_voxels(moving, scans[1].grid)
     findings += _say_left_out(after) + _say_wrong_order(fixed, moving, mapped, displacement)
     return LandmarkErrors(
         fixed, moving, mapped, target_errors(fixed, moving), after, snapped, tuple(findings)
@@ -290,6 +293,23 @@ def _check_inside(points: NDArray[np.float64], grid: Grid, path: Path, what: str
             "they would lie inside with the signs of x and y turned, so they look like RAS; this needs LPS"
         )
     raise InputError(f"{path}: {outside.sum()} of {len(points)} points lie outside {what}; {advice}")
+
+
+def _say_between_voxels(moving: NDArray[np.float64], grid: Grid) -> list[Finding]:
+    index = grid.index(moving)
+    off = float(np.median(np.abs(index - np.rint(index)).max(axis=1)))
+    if off < _ON_VOXEL:
+        return []
+    return [
+        warn(
+            "POINTS_BETWEEN_VOXELS",
+            "The moving points were not set on voxels, so snapping adds up to half a voxel to their errors.",
+            value=round(off, 2),
+            limit=_ON_VOXEL,
+            unit="voxel",
+            advice="Quote the error without snapping.",
+        )
+    ]
 
 
 def _say_left_out(after: NDArray[np.float64]) -> list[Finding]:
