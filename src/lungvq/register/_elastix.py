@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -71,10 +72,11 @@ def parameters(voxel_mm: float, iterations: Sequence[int]) -> list[dict[str, lis
 
 def main(folder: Path, voxel_mm: float, iterations: Sequence[int]) -> None:
     """Register and write the field."""
+    os.chdir(folder)  # transformix leaves a copy of the field where it is called
     import itk  # type: ignore[import-untyped]
 
     def image(name: str, kind: Any) -> Any:
-        return itk.imread(str(folder / f"{name}.mha"), kind)
+        return itk.imread(f"{name}.mha", kind)
 
     settings = itk.ParameterObject.New()
     for stage in parameters(voxel_mm, iterations):
@@ -91,7 +93,7 @@ def main(folder: Path, voxel_mm: float, iterations: Sequence[int]) -> None:
         log_to_console=False,
     )
     field = itk.transformix_deformation_field(moving, found)
-    itk.imwrite(field, str(folder / "warp.mha"))
+    itk.imwrite(field, "warp.mha")
 
 
 if __name__ == "__main__":
