@@ -51,7 +51,9 @@ def test_documented_commands_are_the_commands():
 @pytest.mark.parametrize("page", ["README.md", *(f"docs/{p.name}" for p in sorted(DOCS.glob("*.md")))])
 def test_commands_shown_exist_with_their_options(page):
     code = re.findall(r"^```\w*\n.*?^```$|^ {4}[^\n]*$", read(ROOT / page), re.MULTILINE | re.DOTALL)
-    for name, arguments in re.findall(r"^(?: {4}|\$ )?lungvq ([a-z][a-z-]+)(.*)$", "\n".join(code), re.MULTILINE):
+    for name, arguments in re.findall(
+        r"^(?: {4}|\$ )?lungvq ([a-z][a-z-]+)(.*)$", "\n".join(code), re.MULTILINE
+    ):
         assert name in COMMANDS
         assert set(re.findall(r"--[a-z-]+", arguments)) <= flags(COMMANDS[name])
 
