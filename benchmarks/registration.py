@@ -17,6 +17,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from lungvq.segment import segment
 from lungvq.volume import CANONICAL
 
 REAL = "real 4D-CT"
+KNOWN = "real CT, known motion"
 
 
 def main() -> None:
@@ -54,8 +56,21 @@ def main() -> None:
             bench.save_pair(bench.make_pair(spec, options.spacing), path)
         methods = [m for m in wanted if spec.peers or options.all_peers or m in bench.FAST]
         rows += [row(options, spec.name, spec.kind, path, method) for method in methods]
-    if options.real and (path := real_pair(options.cache)):
-        rows += [row(options, REAL, "real", path, method) for method in wanted]
+    if options.real:
+        for name, kind, make in (
+            (KNOWN, "real texture", known_motion),
+            (REAL, "real", real_pair),
+        ):
+            if path := kept_pair(options.cache, name, make):
+                methods = [m for m in wanted if kind == "real" or options.all_peers or m in bench.FAST]
+                rows += [row(options, name, kind, path, method) for method in methods]
+    if options.scaling:
+        spec = bench.plan(options.plan)[0]
+        path = options.cache / "pairs" / f"{spec.name}-{spec.seed}-{options.spacing:g}mm.npz"
+        for threads in range(1, options.threads + 1):
+            rows.append(row(options, spec.name, "scaling", path, "lungvq", threads=threads))
+        for working in (3.0, 2.0, 1.5):
+            rows.append(row(options, spec.name, "scaling", path, "lungvq", working=working))
     finished = [r for r in rows if "values" in r]
     failed = [f"- {r['pair']}, {r['method']}: {r['failed']}" for r in rows if "failed" in r]
     text = "\n".join(
@@ -105,31 +120,41 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def row(options: argparse.Namespace, pair: str, kind: str, path: Path, method: str) -> dict:
+def row(
+    options: argparse.Namespace,
+    pair: str,
+    kind: str,
+    path: Path,
+    method: str,
+    *,
+    threads: int | None = None,
+    working: float | None = None,
+) -> dict:
     """One pair by one method: from the cache, or registered in a process of its own."""
+    threads, working = threads or options.threads, working or options.working
     key = {
         "pair": path.stem,
         "made": int(path.stat().st_mtime),
         "method": method,
-        "working": options.working,
+        "working": working,
         "inverse": options.inverse,
-        "threads": options.threads,
+        "threads": threads,
         "code": fingerprint(method),
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     kept = options.cache / "rows" / f"{path.stem}-{method.replace(' ', '_')}-{digest}.json"
     found = {"pair": pair, "kind": kind, "method": method, "key": key}
     if kept.exists() and not options.again:
-        return json.loads(kept.read_text(encoding="utf-8"))
-    command = [sys.executable, __file__, "--one", str(path), method, "--threads", str(options.threads)]
-    command += ["--working", str(options.working)] if options.working else []
+        return json.loads(kept.read_text(encoding="utf-8")) | {"kind": kind}
+    command = [sys.executable, __file__, "--one", str(path), method]
+    command += ["--working", str(working)] if working else []
     command += ["--inverse"] if options.inverse else []
     start = time.monotonic()
     done = subprocess.run(
         command,
         capture_output=True,
         text=True,
-        env=os.environ | {"NUMBA_NUM_THREADS": str(options.threads)},
+        env=os.environ | {"NUMBA_NUM_THREADS": str(threads)},
     )
     if done.returncode != 0:
         said = (done.stderr.strip() or "nothing").splitlines()[-1]
@@ -163,24 +188,34 @@ def fingerprint(method: str) -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
-def real_pair(cache: Path) -> Path | None:
-    """Two phases of a 4D-CT with lungvq's own masks, kept like the phantoms; nobody knows its truth."""
+def kept_pair(cache: Path, name: str, make: Callable[[Path], bench.TruePair]) -> Path | None:
+    """The file of a pair made from real scans; None without them."""
     folder = os.environ.get("LUNGVQ_TEST_DATA")
     if not folder:
-        tell("no real pair: LUNGVQ_TEST_DATA is not set")
+        tell(f"no {name}: LUNGVQ_TEST_DATA is not set")
         return None
-    path = cache / "pairs" / "real-4d.npz"
+    path = cache / "pairs" / f"{name.replace(' ', '-')}.npz"
     if not path.exists():
-        tell("segmenting the real pair")
-        fixed, moving = (
-            io.read(Path(folder) / "ct-pair-4d" / f"{name}.nii.gz").volume.reorient(CANONICAL)
-            for name in ("exhale", "inhale")
-        )
-        a, b = (segment(scan).lungs for scan in (fixed, moving))
-        empty = np.zeros((0, 3), np.float32)
-        pair = bench.TruePair(fixed, moving, a, b, a, b, empty, empty[:, 0], np.zeros((0, 2, 3)))
-        bench.save_pair(pair, path)
+        tell(f"making {name}")
+        bench.save_pair(make(Path(folder)), path)
     return path
+
+
+def real_pair(folder: Path) -> bench.TruePair:
+    """Two phases of a 4D-CT with lungvq's own masks; nobody knows the truth."""
+    fixed, moving = (
+        io.read(folder / "ct-pair-4d" / f"{name}.nii.gz").volume.reorient(CANONICAL)
+        for name in ("exhale", "inhale")
+    )
+    a, b = (segment(scan).lungs for scan in (fixed, moving))
+    empty = np.zeros((0, 3), np.float32)
+    return bench.TruePair(fixed, moving, a, b, a, b, empty, empty[:, 0], np.zeros((0, 2, 3)))
+
+
+def known_motion(folder: Path) -> bench.TruePair:
+    """A real scan of 512 x 512 x 275 voxels, moved by a motion of our making."""
+    scan = io.read(folder / "ct-chest-1mm-dicom").volume.reorient(CANONICAL)
+    return bench.known_motion_pair(scan, segment(scan).lungs)
 
 
 def tell(line: str) -> None:

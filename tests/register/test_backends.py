@@ -67,6 +67,7 @@ def test_greedy_finds_the_motion(pair, straight):
     assert np.isfinite(found.displacement.array).all()
 
 
+@pytest.mark.integration  # half a minute in a process of its own
 def test_elastix_comes_nearer_in_its_first_steps(pair, straight):
     need("elastix")
     left = [
