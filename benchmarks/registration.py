@@ -110,9 +110,8 @@ def parsed() -> argparse.Namespace:
         "--plan", type=int, default=4, help="seed that draws the pairs; tune on one, judge on another"
     )
     parser.add_argument("--inverse", action="store_true", help="also register the other way round")
-    parser.add_argument(
-        "--real", action="store_true", help=f"also the real pair of $LUNGVQ_TEST_DATA ({REAL})"
-    )
+    parser.add_argument("--real", action="store_true", help="also the real scans of $LUNGVQ_TEST_DATA")
+    parser.add_argument("--scaling", action="store_true", help="also lungvq by threads and by working grid")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--again", action="store_true", help="do again what is in the cache")
     parser.add_argument("--output", "-o", type=Path, help="also write the tables to this file")
