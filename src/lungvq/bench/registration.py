@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import BSpline
-from scipy.ndimage import distance_transform_edt, gaussian_filter
+from scipy.ndimage import distance_transform_edt, find_objects, gaussian_filter
 
-from lungvq.anatomy import LEFT, LUNG_OF_LOBE_LABEL, RIGHT
+from lungvq.anatomy import LUNG_OF_LOBE_LABEL, RIGHT
 from lungvq.bench.table import table
 from lungvq.errors import UsageError
 from lungvq.phantom import CASES, Breath, CaseSettings, Scanner, make_phantom
@@ -349,10 +349,11 @@ def load_pair(path: Path) -> TruePair:
 def depth_mm(lungs: Volume) -> Floats:
     """Distance of each voxel of a lung from the surface of that lung, mm; 0 outside."""
     depth = np.zeros(lungs.shape)
-    for label in (LEFT, RIGHT):
-        inside = lungs.array == label
-        if inside.any():
-            depth[inside] = distance_transform_edt(inside, sampling=lungs.spacing)[inside]
+    for label, box in enumerate(find_objects(lungs.array), start=1):
+        if box is not None:
+            inside = np.pad(lungs.array[box] == label, 1)  # beyond the image there is no lung either
+            far = distance_transform_edt(inside, sampling=lungs.spacing)[1:-1, 1:-1, 1:-1]
+            depth[box] = np.where(inside[1:-1, 1:-1, 1:-1], far, depth[box])
     return np.maximum(depth - 0.5 * min(lungs.spacing), 0)
 
 
