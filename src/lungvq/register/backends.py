@@ -72,6 +72,8 @@ def greedy(fixed: OneLung, moving: OneLung, *, smoothing: str = "3vox 1vox") -> 
     -----
     It starts from the lungs' extents: on phantoms that left it nearer to the truth than its own affine
     registration of the masks did (1.0 and 1.1 mm), and both masks did as well as or better than one or none.
+    Steps get shorter from level to level: at greedy's own step of one voxel the field swings to and fro by some
+    tenths of a mm until the iterations are over (0.69 and 0.63 mm). The seed makes its noise the same every time.
     """
     try:
         from picsl_greedy import Greedy3D  # type: ignore[import-not-found]
@@ -82,7 +84,7 @@ def greedy(fixed: OneLung, moving: OneLung, *, smoothing: str = "3vox 1vox") -> 
     try:
         tool.execute(
             f"-threads {numba.get_num_threads()} -V 0 -i fixed moving -gm fixed_mask -mm moving_mask"
-            f" -m NCC 2x2x2 -n 100x100x40 -s {smoothing} -wp 0 -o warp",
+            f" -m NCC 2x2x2 -n 100x100x40 -e 1.0x0.5x0.25 -s {smoothing} -wp 0 -seed 1 -o warp",
             out=log,
             err=log,
             warp=None,
