@@ -46,8 +46,8 @@ class Level:
         return self.step * self.steps
 
 
-LEVELS = (Level(4, 2, 7), Level(3, 1, 5), Level(2, 1, 3))
-"""With 2 mm voxels: 8 mm nodes, 28 mm to each side; 6 and 10; 4 and 6."""
+LEVELS = (Level(4, 2, 7), Level(3, 1, 3))
+"""With 2 mm voxels: 8 mm nodes, 28 mm to each side; 6 and 6."""
 
 
 @intrinsic

@@ -37,6 +37,7 @@ _CLIP_HU = (-1000.0, 100.0)
 _SMALLEST_JACOBIAN = 0.1
 _UNFOLD_SIGMAS = (1.0, 1.5, 2.0, 2.0, 3.0, 3.0, 4.0, 4.0, 6.0, 8.0)  # voxels
 _BOX_MARGIN = 5  # voxels around a lung
+_FINE = 0.75  # of the working spacing: voxels of the last steps
 
 
 Box = tuple[slice, slice, slice]
@@ -289,37 +290,53 @@ def _register_lung(
     a, b = fixed.on(whole.crop(box)), moving.around(whole, _BOX_MARGIN)
     mask = a.mask
 
-    scale, shift = moments_map(a.share, b.share)
-    start = _straight(scale, shift, mask.shape, pad=0)
+    extents = moments_map(a.share, b.share)
+    start = _straight(*extents, mask.shape, pad=0)
     if options.backend == "lungvq":
-        field = _search_and_refine(a, b, start, (scale, shift), progress)
+        field = _search(a, b, extents, progress)
+        field = refine.refine(a.hu, a.share, b.hu, b.share, field, refine.WINDOWS, outside=_OUTSIDE_HU)
+        progress.fraction(0.6)
+        known = _refine_finely(fixed, moving, a.grid, _to_mm(field, a.grid, b.grid))
     else:
         chosen = options.backend
         backend = backends.backend_named(chosen) if isinstance(chosen, str) else chosen
-        field = _to_index(backend(a, b), a.grid, b.grid)
+        known = backend(a, b)
     progress.fraction(0.9)
-    motion = _unfold(extrapolate(_to_mm(field, a.grid, b.grid), mask), mask, h)
+    motion = _unfold(extrapolate(known, mask), mask, h)
     progress.fraction(1.0)
 
     raw = jacobian(motion / h)
     return _Result(box, mask, motion, raw, _evidence(a, b, start, motion, raw, moving.volume_ml))
 
 
-def _search_and_refine(
-    a: _Lung, b: _Lung, start: Array, extents: tuple[NDArray, NDArray], progress: Progress
-) -> Array:
-    """Our own registration of one lung: voxels from the fixed lung's grid to the moving one's."""
+def _search(a: _Lung, b: _Lung, extents: tuple[NDArray, NDArray], progress: Progress) -> Array:
+    """One lung found by exhaustive search: voxels from the fixed lung's grid to the moving one's."""
     mask = a.mask
-    field = start
+    padded = _straight(*extents, mask.shape, discrete.LEVELS[0].radius)
     for n, level in enumerate(discrete.LEVELS):
-        pad = level.radius
-        if n == 0:
-            padded = _straight(*extents, mask.shape, pad)
-        else:
-            padded = _widened(field, mask, pad)
-        field = discrete.search(a.hu, mask, b.hu, b.share, padded, pad, level, outside=_OUTSIDE_HU)
+        field = discrete.search(a.hu, mask, b.hu, b.share, padded, level.radius, level, outside=_OUTSIDE_HU)
+        if n + 1 < len(discrete.LEVELS):
+            padded = _widened(field, mask, discrete.LEVELS[n + 1].radius)
         progress.fraction(0.2 * (n + 1))
-    return refine.refine(a.hu, a.share, b.hu, b.share, field, refine.STAGES, outside=_OUTSIDE_HU)
+    return field
+
+
+def _refine_finely(fixed: _Source, moving: _Source, grid: Grid, motion: Array) -> Array:
+    """Refine a lung's motion, mm on `grid`, on a finer grid: small windows want more voxels than large ones."""
+    h = grid.spacing[0]
+    corners = grid.world(np.array(list(product(*((0, n - 1) for n in grid.shape)))))
+    fine = grid_around(corners, h * _FINE)
+    a, b = fixed.on(fine), moving.around(fine, _BOX_MARGIN)
+    field = _to_index(_carried(motion, grid, fine), a.grid, b.grid)
+    field = refine.refine(a.hu, a.share, b.hu, b.share, field, refine.FINE_WINDOWS, outside=_OUTSIDE_HU)
+    return _carried(_to_mm(field, a.grid, b.grid), fine, grid)
+
+
+def _carried(values: Array, grid: Grid, onto: Grid) -> Array:
+    """A field on another grid along the same axes, by linear interpolation."""
+    scale = onto.spacing[0] / grid.spacing[0]
+    first = grid.index(onto.world((0, 0, 0)))
+    return pull(values, _straight(np.full(3, scale), first, onto.shape, pad=0), True, np.float32(0))
 
 
 def _widened(field: Array, mask: Mask, pad: int) -> Array:

@@ -5,53 +5,41 @@ assumed about how density changes with volume (a mass-preserving metric would re
 perfusion is read from). What then differs, and how far the mapped pleura lies from the pleura, is linearised in
 the displacement and solved per window: the registration analogue of Lucas and Kanade's flow with locally
 normalised intensities. Windows stop at the mask, so the two sides of the pleura never see each other.
+
+Windows become ever smaller, and small ones follow noise. How small is right depends on the scans and on how
+unevenly the lung breathes, so it is asked of the images: steps are also computed from one half of the lung
+alone, and a step is taken as far as it improves the other half.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numba
 import numpy as np
 from scipy.ndimage import binary_dilation
 from scipy.special import erfinv
 
-from lungvq.register.field import (
-    Array,
-    Mask,
-    affine_field,
-    blur,
-    fit_affine,
-    gaussian_mean,
-    pull,
-    smooth,
-)
+from lungvq.register.field import Array, Mask, blur, smooth
 
-__all__ = ["STAGES", "Stage", "local_correlation", "pleura_distance", "refine"]
+__all__ = ["FINE_WINDOWS", "WINDOWS", "local_correlation", "pleura_distance", "refine"]
 
+WINDOWS = (6.0, 5.0, 4.0, 3.0)
+"""Sigma of the Gaussian window of each step, voxels."""
 
-@dataclass(frozen=True)
-class Stage:
-    """Some iterations with windows of one size; lengths in voxels."""
+FINE_WINDOWS = (4.0, 4.0, 3.0, 3.0, 2.2, 2.2, 1.6)
+"""Of the steps on the finer grid that follow."""
 
-    window: float
-    """Sigma of the Gaussian window over which a displacement is fitted."""
-    iterations: int
-    reach: float = 5.0
-    """Sigma over which places that see nothing take after those that do."""
-    smoothing: float = 1.0
-    """Sigma of the smoothing of the field after each step."""
-
-
-STAGES = (Stage(4.0, 4), Stage(2.5, 4))
-
-_NORMALISE = 2.0  # sigma of the window in which gain and offset are fitted, voxels
+_NORMALISE = 1.2  # sigma of the window in which gain and offset are fitted, voxels
+_CORRELATE = 2.0  # sigma of the window of the local correlation, voxels
 _NOISE_HU = 25.0  # below this a difference says nothing
-_RIDGE = 0.05  # information per voxel^2 below which a place follows its surroundings
+_RIDGE = 0.02  # information per voxel^2 below which a place follows its surroundings
+_REACH = 5.0  # sigma over which places that see nothing take after those that do, voxels
 _PLEURA_WEIGHT = 2.0
 _PLEURA_BAND = 2.0  # voxels to both sides
 _PLEURA_DOUBT = 2.0  # voxels of distance at which the two masks are taken to disagree
 _LARGEST_STEP = 1.0  # voxels
+_CELL = 8  # voxels: edge of the cells of the chequerboard whose colours judge each other's steps
+_JUDGE = 12.0  # sigma over which that judgement is averaged, voxels
+_BENEFIT_OF_DOUBT = 1e-4  # information per voxel^2 below which a step is taken as it is
 
 
 def pleura_distance(share: Array, *, sigma: float = 1.0) -> Array:
@@ -76,75 +64,113 @@ def _with_gradients(image: Array, distance: Array) -> Array:
 
 
 @numba.njit(parallel=True, cache=True)
-def _gather(source, field, domain, outside, far):
-    """Trilinear values of `source` (K, J, I, 8) at the mapped voxels of `domain`: (8, k, j, i)."""
+def _gather(source, fixed, field, domain, outside, far):
+    """What the moving scan has at the mapped voxels of `domain`, and sums over blocks of 2 x 2 x 2 voxels.
+
+    `source` (K', J', I', 8); `field` (3, K/2, J/2, I/2) holds for the middles of blocks and is interpolated
+    in between. Returns trilinear values (8, K, J, I), and the count and sums of F, F^2, M, M^2 and F M:
+    (6, K/2, J/2, I/2).
+    """
     nz, ny, nx = source.shape[:3]
-    shape = domain.shape
+    shape, blocks = domain.shape, field.shape[1:]
     out = np.zeros((8, shape[0], shape[1], shape[2]), np.float32)
-    for k in numba.prange(shape[0]):
-        for j in range(shape[1]):
-            for i in range(shape[2]):
-                if not domain[k, j, i]:
-                    continue
-                z, y, x = k + field[0, k, j, i], j + field[1, k, j, i], i + field[2, k, j, i]
-                if not (0 <= z <= nz - 1 and 0 <= y <= ny - 1 and 0 <= x <= nx - 1):
-                    out[0, k, j, i] = outside
-                    out[4, k, j, i] = far
-                    continue
-                a, b, c = min(int(z), nz - 2), min(int(y), ny - 2), min(int(x), nx - 2)
-                for corner in range(8):
-                    da, db, dc = corner >> 2, (corner >> 1) & 1, corner & 1
-                    w = (1 - abs(z - a - da)) * (1 - abs(y - b - db)) * (1 - abs(x - c - dc))
-                    s = source[a + da, b + db, c + dc]
-                    for n in range(8):
-                        out[n, k, j, i] += w * s[n]
-    return out
+    sums = np.zeros((6, blocks[0], blocks[1], blocks[2]), np.float32)
+    near, next_to = np.float32(0.75), np.float32(0.25)
+    for row in numba.prange(blocks[0]):
+        bk = np.int64(row)
+        for k in range(2 * bk, min(2 * bk + 2, shape[0])):
+            ck = min(max(bk + (1 if k % 2 else -1), 0), blocks[0] - 1)
+            for j in range(shape[1]):
+                bj = j // 2
+                cj = min(max(bj + (1 if j % 2 else -1), 0), blocks[1] - 1)
+                for i in range(shape[2]):
+                    if not domain[k, j, i]:
+                        continue
+                    bi = i // 2
+                    ci = min(max(bi + (1 if i % 2 else -1), 0), blocks[2] - 1)
+                    uz = uy = ux = np.float32(0)
+                    for corner in range(8):
+                        fk, wk = (ck, next_to) if corner & 4 else (bk, near)
+                        fj, wj = (cj, next_to) if corner & 2 else (bj, near)
+                        fi, wi = (ci, next_to) if corner & 1 else (bi, near)
+                        share = wk * wj * wi
+                        uz += share * field[0, fk, fj, fi]
+                        uy += share * field[1, fk, fj, fi]
+                        ux += share * field[2, fk, fj, fi]
+                    z, y, x = k + uz, j + uy, i + ux
+                    if 0 <= z <= nz - 1 and 0 <= y <= ny - 1 and 0 <= x <= nx - 1:
+                        iz, iy, ix = min(int(z), nz - 2), min(int(y), ny - 2), min(int(x), nx - 2)
+                        for corner in range(8):
+                            dz, dy, dx = corner >> 2, (corner >> 1) & 1, corner & 1
+                            w = np.float32(
+                                (1 - abs(z - iz - dz)) * (1 - abs(y - iy - dy)) * (1 - abs(x - ix - dx))
+                            )
+                            values = source[iz + dz, iy + dy, ix + dx]
+                            for n in range(8):
+                                out[n, k, j, i] += w * values[n]
+                    else:
+                        out[0, k, j, i] = outside
+                        out[4, k, j, i] = far
+                    f, m = fixed[k, j, i], out[0, k, j, i]
+                    block = sums[:, bk, bj, bi]
+                    block[0] += 1
+                    block[1] += f
+                    block[2] += f * f
+                    block[3] += m
+                    block[4] += m * m
+                    block[5] += f * m
+    return out, sums
 
 
 @numba.njit(parallel=True, cache=True)
 def _normal_equations(fixed, gathered, stats, pleura, domain, noise2, pleura_weight, band, doubt):
-    """The six entries of J'J, the three of J'r and the count, of image and pleura, in blocks of 2x2x2 voxels.
+    """The six entries of J'J and the three of J'r, in blocks of 2 x 2 x 2 voxels.
 
-    stats (5, K, J, I): local means over the domain of F, F^2, M, M^2, F M. Returns (10, K/2, J/2, I/2), rounded
-    up.
+    `stats` (6, K/2, J/2, I/2): local sums of 1, F, F^2, M, M^2 and F M. Returns those of image and pleura and
+    the count (10, K/2, J/2, I/2), and those of the image alone (9, K/2, J/2, I/2).
     """
-    nz, ny, nx = fixed.shape
-    out = np.zeros((10, (nz + 1) // 2, (ny + 1) // 2, (nx + 1) // 2), np.float32)
-    for k2 in numba.prange(out.shape[1]):
-        for k in range(2 * k2, min(2 * k2 + 2, nz)):
-            for j in range(ny):
-                for i in range(nx):
+    shape, blocks = fixed.shape, stats.shape[1:]
+    both = np.zeros((10, blocks[0], blocks[1], blocks[2]), np.float32)
+    image = np.zeros((9, blocks[0], blocks[1], blocks[2]), np.float32)
+    for row in numba.prange(blocks[0]):
+        bk = np.int64(row)
+        for k in range(2 * bk, min(2 * bk + 2, shape[0])):
+            for j in range(shape[1]):
+                for i in range(shape[2]):
                     if not domain[k, j, i]:
                         continue
-                    o = out[:, k2, j // 2, i // 2]
-                    mean_f, mean_m = stats[0, k, j, i], stats[2, k, j, i]
-                    var_f = max(stats[1, k, j, i] - mean_f * mean_f, 0.0)
-                    var_m = max(stats[3, k, j, i] - mean_m * mean_m, 0.0)
-                    cov = stats[4, k, j, i] - mean_f * mean_m
-                    gain = max(cov, 0.0) / (var_m + np.float32(1.0))
-                    weight = 1.0 / (max(var_f - gain * cov, 0.0) + noise2)
+                    s = stats[:, bk, j // 2, i // 2]
+                    mean_f, mean_m = s[1] / s[0], s[3] / s[0]
+                    var_f = max(s[2] / s[0] - mean_f * mean_f, np.float32(0))
+                    var_m = max(s[4] / s[0] - mean_m * mean_m, np.float32(0))
+                    cov = s[5] / s[0] - mean_f * mean_m
+                    gain = max(cov, np.float32(0)) / (var_m + np.float32(1))
+                    weight = np.float32(1) / (max(var_f - gain * cov, np.float32(0)) + noise2)
                     r = (fixed[k, j, i] - mean_f) - gain * (gathered[0, k, j, i] - mean_m)
-                    for n in range(2):
-                        if n == 1:
-                            if abs(pleura[k, j, i]) >= band:
-                                break
-                            r = pleura[k, j, i] - gathered[4, k, j, i]
-                            weight = pleura_weight / (1.0 + (r / doubt) ** 2) ** 2
-                            gain = 1.0
-                        gz = gain * gathered[4 * n + 1, k, j, i]
-                        gy = gain * gathered[4 * n + 2, k, j, i]
-                        gx = gain * gathered[4 * n + 3, k, j, i]
-                        o[0] += weight * gz * gz
-                        o[1] += weight * gz * gy
-                        o[2] += weight * gz * gx
-                        o[3] += weight * gy * gy
-                        o[4] += weight * gy * gx
-                        o[5] += weight * gx * gx
-                        o[6] += weight * gz * r
-                        o[7] += weight * gy * r
-                        o[8] += weight * gx * r
-                    o[9] += 1.0
-    return out
+                    _add(image[:, bk, j // 2, i // 2], gathered[1:4, k, j, i], gain, weight, r)
+                    total = both[:, bk, j // 2, i // 2]
+                    _add(total, gathered[1:4, k, j, i], gain, weight, r)
+                    if abs(pleura[k, j, i]) < band:
+                        r = pleura[k, j, i] - gathered[4, k, j, i]
+                        weight = pleura_weight / (np.float32(1) + (r / doubt) ** 2) ** 2
+                        _add(total, gathered[5:8, k, j, i], np.float32(1), weight, r)
+                    total[9] += 1
+    return both, image
+
+
+@numba.njit(inline="always")
+def _add(sums, gradient, gain, weight, r):
+    """Add one voxel's equation: its gradient, scaled, its weight and what is left to explain."""
+    gz, gy, gx = gain * gradient[0], gain * gradient[1], gain * gradient[2]
+    sums[0] += weight * gz * gz
+    sums[1] += weight * gz * gy
+    sums[2] += weight * gz * gx
+    sums[3] += weight * gy * gy
+    sums[4] += weight * gy * gx
+    sums[5] += weight * gx * gx
+    sums[6] += weight * gz * r
+    sums[7] += weight * gy * r
+    sums[8] += weight * gx * r
 
 
 @numba.njit(parallel=True, cache=True)
@@ -190,15 +216,48 @@ def _solve(sums, tether, ridge, largest):
     return out
 
 
-def _away(shape: tuple[int, ...], scale: float, shift: float) -> Array:
-    """The field that takes index x to ``scale * x + shift``."""
-    return affine_field(np.full(3, shift), (scale - 1) * np.eye(3), shape)
+@numba.njit(parallel=True, cache=True)
+def _agreement(sums, step):
+    """``s'b`` and ``s'A s`` of steps s (3, N) with blocks' own equations (9, N): (2, N).
+
+    The best multiple of a step is the one by the other; both are about equal where a step is right.
+    """
+    out = np.empty((2, sums.shape[1]), np.float32)
+    for p in numba.prange(sums.shape[1]):
+        z, y, x = step[0, p], step[1, p], step[2, p]
+        out[0, p] = z * sums[6, p] + y * sums[7, p] + x * sums[8, p]
+        out[1, p] = (
+            z * z * sums[0, p]
+            + y * y * sums[3, p]
+            + x * x * sums[5, p]
+            + 2 * (z * y * sums[1, p] + z * x * sums[2, p] + y * x * sums[4, p])
+        )
+    return out
 
 
-def _local_sums(fixed: Array, warped: Array, weight: Array, blurred_weight: Array, sigma: float) -> Array:
-    """Local means over the domain of F, F^2, M, M^2 and F M: (5, K, J, I)."""
-    sums = np.stack([fixed, fixed * fixed, warped, warped * warped, fixed * warped]) * weight
-    return (blur(sums, sigma) / np.maximum(blurred_weight, 1e-6)).astype(np.float32, copy=False)
+def _halve(field: Array) -> Array:
+    """Means over blocks of 2 x 2 x 2 voxels, rounded up: (C, K/2, J/2, I/2)."""
+    padded = np.pad(field, [(0, 0)] + [(0, n % 2) for n in field.shape[1:]], mode="edge")
+    k, j, i = (n // 2 for n in padded.shape[1:])
+    blocks = padded.reshape(len(field), k, 2, j, 2, i, 2)
+    return np.ascontiguousarray(blocks.mean(axis=(2, 4, 6), dtype=np.float32))
+
+
+_QUARTER = np.array([-9, 111, 29, -3], np.float32) / 128
+"""Cubic (Catmull-Rom) weights of four points for the place a quarter of the way from the second to the third."""
+
+
+def _double(field: Array, shape: tuple[int, ...]) -> Array:
+    """From the middles of blocks to voxels, by cubic interpolation, straight on beyond the edges."""
+    for axis in (1, 2, 3):
+        moved = np.moveaxis(field, axis, 0)
+        n = len(moved)
+        wide = np.pad(moved, [(2, 2), (0, 0), (0, 0), (0, 0)], mode="reflect", reflect_type="odd")
+        fine = np.empty((2 * n, *moved.shape[1:]), np.float32)
+        fine[0::2] = sum(w * wide[3 - m : 3 - m + n] for m, w in enumerate(_QUARTER))
+        fine[1::2] = sum(w * wide[1 + m : 1 + m + n] for m, w in enumerate(_QUARTER))
+        field = np.moveaxis(fine, 0, axis)
+    return np.ascontiguousarray(field[:, : shape[0], : shape[1], : shape[2]])
 
 
 def refine(
@@ -207,7 +266,7 @@ def refine(
     moving: Array,
     moving_share: Array,
     field: Array,
-    stages: tuple[Stage, ...],
+    windows: tuple[float, ...],
     *,
     outside: float,
 ) -> Array:
@@ -221,7 +280,8 @@ def refine(
         Share of each voxel that is lung.
     field : ndarray, shape (3, K, J, I)
         Index of a fixed voxel to index of `moving`, in voxels.
-    stages : tuple of Stage
+    windows : tuple of float
+        Sigma of the window of each step, voxels.
     outside : float
         HU
 
@@ -230,43 +290,51 @@ def refine(
     ndarray, shape (3, K, J, I)
         Good on the mask and the two voxels around it.
     """
-    mask = share > 0.5
-    domain = binary_dilation(mask, iterations=2)
-    weight = domain.astype(np.float32)
+    domain = binary_dilation(share > 0.5, iterations=2)
     pleura = pleura_distance(share)
     source = _with_gradients(moving, pleura_distance(moving_share))
-    blurred = blur(weight, _NORMALISE)
-    halve = _away(mask.shape, 0.5, -0.25)  # from a voxel to its place among the blocks of two, and back
-    double = _away(tuple((n + 1) // 2 for n in mask.shape), 2.0, 0.5)
-    for stage in stages:
-        for _ in range(stage.iterations):
-            gathered = _gather(source, field, domain, np.float32(outside), np.float32(3.0))
-            stats = _local_sums(fixed, gathered[0], weight, blurred, _NORMALISE)
-            sums = _normal_equations(
-                fixed,
-                gathered,
-                stats,
-                pleura,
-                domain,
-                np.float32(_NOISE_HU**2),
-                np.float32(_PLEURA_WEIGHT),
-                np.float32(_PLEURA_BAND),
-                np.float32(_PLEURA_DOUBT),
-            )
-            # Windows are wide enough to be summed on every second voxel; the blocks add their own width.
-            sums = blur(sums, float(np.sqrt(stage.window**2 / 4 - 1 / 12)))
-            flat = sums.reshape(10, -1)
-            belief = _belief(flat, np.float32(_RIDGE)).reshape(sums.shape[1:])
-            here = pull(field, double, True, np.float32(0))
-            agreed = smooth(here, belief * np.minimum(sums[9] / 8, 1), stage.reach / 2)
-            step = _solve(flat, (agreed - here).reshape(3, -1), np.float32(_RIDGE), np.float32(_LARGEST_STEP))
-            field = field + pull(step.reshape(here.shape), halve, True, np.float32(0))
-            affine = affine_field(*fit_affine(field, domain), mask.shape)
-            field = affine + gaussian_mean(field - affine, domain, stage.smoothing)
-    return field
+    # Windows are wide enough for a field that is known at every second voxel, which is eight times less work.
+    field = _halve(field)
+    shape = field.shape[1:]
+    black = (np.indices(shape) // (_CELL // 2)).sum(axis=0) % 2 == 0
+    for window in windows:
+        gathered, sums = _gather(source, fixed, field, domain, np.float32(outside), np.float32(3.0))
+        stats = blur(sums, _NORMALISE / 2)
+        stats[0] = np.maximum(stats[0], 1e-6)
+        sums, image = _normal_equations(
+            fixed,
+            gathered,
+            stats,
+            pleura,
+            domain,
+            np.float32(_NOISE_HU**2),
+            np.float32(_PLEURA_WEIGHT),
+            np.float32(_PLEURA_BAND),
+            np.float32(_PLEURA_DOUBT),
+        )
+        halves = [blur(sums * colour, window / 2).reshape(10, -1) for colour in (black, ~black)]
+        whole = halves[0] + halves[1]
+        belief = _belief(whole, np.float32(_RIDGE)).reshape(shape)
+        agreed = smooth(field, belief * np.minimum(sums[9] / 8, 1), _REACH / 2)
+        tether = (agreed - field).reshape(3, -1)
+        of_black, of_white, step = (
+            _solve(part, tether, np.float32(_RIDGE), np.float32(_LARGEST_STEP)).reshape(3, *shape)
+            for part in (*halves, whole)
+        )
+        judged = _agreement(image.reshape(9, -1), np.where(black, of_white, of_black).reshape(3, -1))
+        gain, cost = blur(judged.reshape(2, *shape), _JUDGE / 2)
+        taken = np.clip((gain + _BENEFIT_OF_DOUBT) / (cost + _BENEFIT_OF_DOUBT), 0, 1)
+        field = field + taken * step
+    return _double(field, fixed.shape)
 
 
-def local_correlation(fixed: Array, warped: Array, mask: Mask, *, sigma: float = _NORMALISE) -> Array:
+def _local_sums(fixed: Array, warped: Array, weight: Array, blurred_weight: Array, sigma: float) -> Array:
+    """Local means over the domain of F, F^2, M, M^2 and F M: (5, K, J, I)."""
+    sums = np.stack([fixed, fixed * fixed, warped, warped * warped, fixed * warped]) * weight
+    return (blur(sums, sigma) / np.maximum(blurred_weight, 1e-6)).astype(np.float32, copy=False)
+
+
+def local_correlation(fixed: Array, warped: Array, mask: Mask, *, sigma: float = _CORRELATE) -> Array:
     """Local correlation of two images over the mask, 0 to 1.
 
     Parameters
