@@ -34,20 +34,26 @@ def _patch_distances(padded, image, pairs):
 
     `padded` is `image` with two more voxels on every side.
     """
-    shape = image.shape
-    out = np.zeros((12, shape[0], shape[1], shape[2]), np.float32)
-    for k in numba.prange(shape[0]):
+    nz, ny, nx = image.shape
+    out = np.zeros((12, nz, ny, nx), np.float32)
+    for k in numba.prange(nz):
+        column = np.empty((ny + 2, nx + 2), np.float32)  # summed along z
         for c in range(12):
             p = pairs[c]
-            for j in range(shape[1]):
+            column[:] = 0
+            for z in range(1, 4):
+                for j in range(ny + 2):
+                    one, other = padded[k + z + p[0], j + 1 + p[1]], padded[k + z + p[3], j + 1 + p[4]]
+                    a, b = one[1 + p[2] : 3 + p[2] + nx], other[1 + p[5] : 3 + p[5] + nx]
+                    to = column[j]
+                    for i in range(nx + 2):
+                        to[i] += (a[i] - b[i]) ** 2
+            for j in range(ny):
                 to = out[c, k, j]
-                for z in range(1, 4):
-                    for y in range(1, 4):
-                        one, other = padded[k + z + p[0], j + y + p[1]], padded[k + z + p[3], j + y + p[4]]
-                        for x in range(1, 4):
-                            a, b = one[x + p[2] : x + p[2] + shape[2]], other[x + p[5] : x + p[5] + shape[2]]
-                            for i in range(shape[2]):
-                                to[i] += (a[i] - b[i]) ** 2
+                for y in range(3):
+                    line = column[j + y]
+                    for i in range(nx):
+                        to[i] += line[i] + line[i + 1] + line[i + 2]
     return out
 
 

@@ -143,7 +143,7 @@ def _lattice(mask: Mask, every: int) -> tuple[Mask, NDArray[np.int64]]:
 
 
 def search(
-    fixed: Array,
+    fixed: NDArray[np.uint64],
     mask: Mask,
     moving: Array,
     moving_mask: Array,
@@ -157,9 +157,11 @@ def search(
 
     Parameters
     ----------
-    fixed : ndarray, shape (K, J, I)
+    fixed : ndarray of uint64, shape (K, J, I)
+        Codes of the fixed scan (`descriptors.encode`).
     mask : ndarray of bool, shape (K, J, I)
     moving : ndarray, shape (K', J', I')
+        HU
     moving_mask : ndarray of float32, shape (K', J', I')
         Share of each voxel that is lung.
     start : ndarray, shape (3, K + 2 pad, J + 2 pad, I + 2 pad)
@@ -168,7 +170,7 @@ def search(
         At least the level's radius.
     level : Level
     outside : float
-        The constant both images have outside the lung.
+        HU of `moving` outside the lung.
 
     Returns
     -------
@@ -180,7 +182,7 @@ def search(
     warped_mask = pull(moving_mask[None], shifted, False, np.float32(0))[0] > 0.5
     on, nodes = _lattice(mask, level.lattice)
     costs = _costs(
-        encode(fixed, mask),
+        fixed,
         encode(warped, warped_mask),
         pad,
         nodes,

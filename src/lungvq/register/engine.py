@@ -14,6 +14,7 @@ from lungvq.anatomy import LUNGS
 from lungvq.errors import GeometryError, PairError
 from lungvq.progress import SILENT, Progress
 from lungvq.register import backends, discrete, refine
+from lungvq.register.descriptors import encode
 from lungvq.register.field import (
     Array,
     Mask,
@@ -296,13 +297,13 @@ def _register_lung(
         field = _search(a, b, extents, progress)
         field = refine.refine(a.hu, a.share, b.hu, b.share, field, refine.WINDOWS, outside=_OUTSIDE_HU)
         progress.fraction(0.6)
-        known = _refine_finely(fixed, moving, a.grid, _to_mm(field, a.grid, b.grid))
+        motion = _refine_finely(fixed, moving, a.grid, _to_mm(field, a.grid, b.grid))
     else:
         chosen = options.backend
         backend = backends.backend_named(chosen) if isinstance(chosen, str) else chosen
-        known = backend(a, b)
+        motion = extrapolate(backend(a, b), mask)
     progress.fraction(0.9)
-    motion = _unfold(extrapolate(known, mask), mask, h)
+    motion = _unfold(motion, mask, h)
     progress.fraction(1.0)
 
     raw = jacobian(motion / h)
@@ -312,9 +313,10 @@ def _register_lung(
 def _search(a: _Lung, b: _Lung, extents: tuple[NDArray, NDArray], progress: Progress) -> Array:
     """One lung found by exhaustive search: voxels from the fixed lung's grid to the moving one's."""
     mask = a.mask
+    codes = encode(a.hu, mask)
     padded = _straight(*extents, mask.shape, discrete.LEVELS[0].radius)
     for n, level in enumerate(discrete.LEVELS):
-        field = discrete.search(a.hu, mask, b.hu, b.share, padded, level.radius, level, outside=_OUTSIDE_HU)
+        field = discrete.search(codes, mask, b.hu, b.share, padded, level.radius, level, outside=_OUTSIDE_HU)
         if n + 1 < len(discrete.LEVELS):
             padded = _widened(field, mask, discrete.LEVELS[n + 1].radius)
         progress.fraction(0.2 * (n + 1))
@@ -370,7 +372,8 @@ def _evidence(a: _Lung, b: _Lung, start: Array, motion: Array, raw: Array, movin
 
     gap = signed_distance(b.mask, h)
     surface = mask & binary_dilation(~mask)
-    beyond = (signed_distance(mask, h) - pull(gap[None], field, True, np.float32(0))[0])[surface]
+    # the middle of a voxel at the surface lies half a voxel within
+    beyond = -h / 2 - pull(gap[None], field, True, np.float32(0))[0][surface]
     return Evidence(
         mask=mask,
         warped_mask=warp(b.share, field, 0) > 0.5,
@@ -397,10 +400,18 @@ def _join(results: list[_Result], grid: Grid) -> Array:
         near[r.box] = True
         if len(results) == 1:
             return extrapolate(motion, near, sigma=None)
-        share = 1 / (np.float32(1e-3) + distance_transform_edt(~mask).astype(np.float32) ** 2)
+        share = 1 / (np.float32(1e-3) + _distance(mask) ** 2)
         total += share * extrapolate(motion, near, sigma=None)
         weight += share
     return total / weight
+
+
+def _distance(mask: Mask) -> Array:
+    """Voxels from a mask, roughly: counted on every second voxel, but 0 in all of it and nowhere else."""
+    coarse = 2 * distance_transform_edt(~mask[::2, ::2, ::2]).astype(np.float32)
+    for axis, n in enumerate(mask.shape):
+        coarse = coarse.repeat(2, axis=axis).take(np.arange(n), axis=axis)
+    return np.where(mask, np.float32(0), np.maximum(coarse, np.float32(1)))
 
 
 def _warp(moving: Volume, moving_lungs: Volume, displacement: Volume) -> Volume:

@@ -237,7 +237,9 @@ def _agreement(sums, step):
 
 def _halve(field: Array) -> Array:
     """Means over blocks of 2 x 2 x 2 voxels, rounded up: (C, K/2, J/2, I/2)."""
-    padded = np.pad(field, [(0, 0)] + [(0, n % 2) for n in field.shape[1:]], mode="edge")
+    padded = np.pad(
+        field, [(0, 0)] + [(0, n % 2) for n in field.shape[1:]], mode="reflect", reflect_type="odd"
+    )
     k, j, i = (n // 2 for n in padded.shape[1:])
     blocks = padded.reshape(len(field), k, 2, j, 2, i, 2)
     return np.ascontiguousarray(blocks.mean(axis=(2, 4, 6), dtype=np.float32))
@@ -297,7 +299,7 @@ def refine(
     field = _halve(field)
     shape = field.shape[1:]
     black = (np.indices(shape) // (_CELL // 2)).sum(axis=0) % 2 == 0
-    for window in windows:
+    for n, window in enumerate(windows):
         gathered, sums = _gather(source, fixed, field, domain, np.float32(outside), np.float32(3.0))
         stats = blur(sums, _NORMALISE / 2)
         stats[0] = np.maximum(stats[0], 1e-6)
@@ -314,8 +316,9 @@ def refine(
         )
         halves = [blur(sums * colour, window / 2).reshape(10, -1) for colour in (black, ~black)]
         whole = halves[0] + halves[1]
-        belief = _belief(whole, np.float32(_RIDGE)).reshape(shape)
-        agreed = smooth(field, belief * np.minimum(sums[9] / 8, 1), _REACH / 2)
+        if n == 0 or window != windows[n - 1]:
+            belief = _belief(whole, np.float32(_RIDGE)).reshape(shape)
+            agreed = smooth(field, belief * np.minimum(sums[9] / 8, 1), _REACH / 2)
         tether = (agreed - field).reshape(3, -1)
         of_black, of_white, step = (
             _solve(part, tether, np.float32(_RIDGE), np.float32(_LARGEST_STEP)).reshape(3, *shape)
