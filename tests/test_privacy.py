@@ -180,6 +180,7 @@ def test_no_process_asks_the_kernel_for_a_socket(study, tmp_path):
     command = [
         "strace",
         "-f",
+        "--seccomp-bpf",
         "-qq",
         "-e",
         "trace=socket,connect,bind,sendto",

@@ -21,7 +21,7 @@ class Breath:
     widen, deepen : (float, float)
         Lateral and front-back growth of the chest, shares of its size.
     coarse_mm, fine_mm : float
-        Sd of the random displacement with correlation lengths of 16-25 mm and of 8-15 mm.
+        Sd of the random displacement with correlation lengths of 16-22 mm and of 8-15 mm.
     slide_mm : (float, float)
         How far lobes slide along their fissures.
     """
