@@ -38,7 +38,10 @@ _PLEURA_BAND = 2.0  # voxels to both sides
 _PLEURA_DOUBT = 2.0  # voxels of distance at which the two masks are taken to disagree
 _LARGEST_STEP = 1.0  # voxels
 _CELL = 8  # voxels: edge of the cells of the chequerboard whose colours judge each other's steps
-_JUDGE = 12.0  # sigma over which that judgement is averaged, voxels
+_JUDGE = 20.0  # sigma over which that judgement is averaged, voxels
+_BY_CHANCE = (
+    0.4  # share of a step that follows noise which is yet confirmed: noise reaches over the cells' edges
+)
 _BENEFIT_OF_DOUBT = 1e-4  # information per voxel^2 below which a step is taken as it is
 
 
@@ -326,7 +329,8 @@ def refine(
         )
         judged = _agreement(image.reshape(9, -1), np.where(black, of_white, of_black).reshape(3, -1))
         gain, cost = blur(judged.reshape(2, *shape), _JUDGE / 2)
-        taken = np.clip((gain + _BENEFIT_OF_DOUBT) / (cost + _BENEFIT_OF_DOUBT), 0, 1)
+        confirmed = (gain + _BENEFIT_OF_DOUBT) / (cost + _BENEFIT_OF_DOUBT)
+        taken = np.clip((confirmed - _BY_CHANCE) / (1 - _BY_CHANCE), 0, 1)
         field = field + taken * step
     return _double(field, fixed.shape)
 
