@@ -39,9 +39,7 @@ _PLEURA_DOUBT = 2.0  # voxels of distance at which the two masks are taken to di
 _LARGEST_STEP = 1.0  # voxels
 _CELL = 8  # voxels: edge of the cells of the chequerboard whose colours judge each other's steps
 _JUDGE = 20.0  # sigma over which that judgement is averaged, voxels
-_BY_CHANCE = (
-    0.4  # share of a step that follows noise which is yet confirmed: noise reaches over the cells' edges
-)
+_BY_CHANCE = 0.4  # how much of a step that follows noise is confirmed: noise reaches over the cells' edges
 _BENEFIT_OF_DOUBT = 1e-4  # information per voxel^2 below which a step is taken as it is
 
 
