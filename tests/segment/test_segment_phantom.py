@@ -23,7 +23,9 @@ def test_both_lungs_agree_with_the_truth(phantom, breath):
     lobes = getattr(phantom.truth, f"lobes_{breath}").reorient("SPL").array
     anatomy = segment(ct)
     left = np.isin(lobes, (LOBES["LUL"], LOBES["LLL"]))
-    assert dice(anatomy.lungs.array == 1, left) > 0.98
+    # of a collapsed lung's remnant, a tenth of a litre, a third lies in voxels at its surface
+    remnant = left.sum() * ct.voxel_ml < 200
+    assert dice(anatomy.lungs.array == 1, left) > (0.965 if remnant else 0.98)
     assert dice(anatomy.lungs.array == 2, (lobes > 0) & ~left) > 0.98
     codes = {f.code for f in anatomy.findings}
     assert ("LUNG_COLLAPSED" in codes) == (phantom.case == "collapsed-left")
