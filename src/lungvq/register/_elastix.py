@@ -73,7 +73,7 @@ def parameters(voxel_mm: float, iterations: Sequence[int]) -> list[dict[str, lis
 def main(folder: Path, voxel_mm: float, iterations: Sequence[int]) -> None:
     """Register and write the field."""
     os.chdir(folder)  # transformix leaves a copy of the field where it is called
-    import itk  # type: ignore[import-untyped]
+    import itk
 
     def image(name: str, kind: Any) -> Any:
         return itk.imread(f"{name}.mha", kind)
