@@ -76,7 +76,7 @@ def greedy(fixed: OneLung, moving: OneLung, *, smoothing: str = "3vox 1vox") -> 
     tenths of a mm until the iterations are over (0.69 and 0.63 mm). The seed makes its noise the same every time.
     """
     try:
-        from picsl_greedy import Greedy3D  # type: ignore[import-not-found]
+        from picsl_greedy import Greedy3D
     except ImportError:
         raise _missing("greedy", "picsl-greedy") from None
     start = _start(fixed, moving)
