@@ -133,7 +133,7 @@ def snap_to_voxel(points: NDArray[np.float64], grid: Grid) -> NDArray[np.float64
     return grid.world(np.rint(grid.index(points)))
 
 
-def summarise(errors: NDArray[np.float64]) -> ErrorSummary:
+def summarise(errors: NDArray[np.floating]) -> ErrorSummary:
     """Number, mean, standard deviation, median, 95th percentile and maximum.
 
     Examples
@@ -182,7 +182,7 @@ def world_points(points: Points, grid: Grid | None, *, axes: str | None = None) 
         raise UsageError(f"expected index axes such as 'IPL', or 'stored', got {axes!r}")
     lattice = grid if axes == STORED else grid.reorient(axes)
     index = points.xyz[:, ::-1] - points.first
-    outside = ((index < -0.5) | (index > np.array(lattice.shape) - 0.5)).any(axis=1)
+    outside = ~_among_voxels(index, lattice)
     if outside.any():
         size = " x ".join(map(str, lattice.shape[::-1]))
         first = points.xyz[np.argmax(outside)]
@@ -278,7 +278,10 @@ def evaluate_landmarks(
 
 
 def _inside(points: NDArray[np.float64], grid: Grid) -> NDArray[np.bool_]:
-    index = grid.index(points)
+    return _among_voxels(grid.index(points), grid)
+
+
+def _among_voxels(index: NDArray[np.float64], grid: Grid) -> NDArray[np.bool_]:
     return np.all((index >= -0.5) & (index <= np.array(grid.shape) - 0.5), axis=1)
 
 

@@ -265,6 +265,11 @@ def peak_memory_mb() -> float | None:
         import resource
     except ImportError:  # Windows
         return None
+    status = Path("/proc/self/status")  # `resource` starts from the size of the process that started this one
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return round(int(line.split()[1]) / 1e3, 1)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (1e6 if sys.platform == "darwin" else 1e3), 1)
 

@@ -24,11 +24,13 @@ from scipy.ndimage import distance_transform_edt, find_objects, gaussian_filter
 from lungvq.anatomy import LUNG_OF_LOBE_LABEL, RIGHT
 from lungvq.bench.table import table
 from lungvq.errors import UsageError
+from lungvq.landmarks import summarise
 from lungvq.phantom import CASES, Breath, CaseSettings, Scanner, make_phantom
 from lungvq.regional import Neighbourhoods, carry, reaching_out
 from lungvq.register import RegisterOptions, Registration, register
 from lungvq.register.backends import Backend, OneLung, affine, elastix, greedy
 from lungvq.register.field import Array, jacobian, pull
+from lungvq.run import peak_memory_mb
 from lungvq.volume import CANONICAL, Volume
 
 __all__ = [
@@ -178,7 +180,7 @@ def plan(seed: int = 4) -> list[PairSpec]:
 
 
 def _smooth(settings: CaseSettings, descent_mm: float) -> CaseSettings:
-    """The same subject with a breath that varies over 16-25 mm and not finer, in proportion to the descent."""
+    """The same subject with a breath that varies over 16-22 mm and not finer, in proportion to the descent."""
     part = descent_mm / 60
     breath = Breath(
         descent_mm=(descent_mm - 1, descent_mm + 1),
@@ -361,12 +363,8 @@ def spread(error: Floats) -> dict[str, float]:
     """Mean, median, 95th percentile and largest of some errors; empty for none."""
     if not len(error):
         return {}
-    return {
-        "mean": float(error.mean()),
-        "median": float(np.median(error)),
-        "p95": float(np.percentile(error, 95)),
-        "max": float(error.max()),
-    }
+    summary = summarise(error)
+    return {name: getattr(summary, name) for name in ("mean", "median", "p95", "max")}
 
 
 def shells(error: Floats, depth: Floats) -> dict[str, float]:
@@ -520,20 +518,9 @@ def _clocks() -> tuple[float, float]:
 
 
 def _peak_gb() -> float:
-    """Most memory this process, or one it waited for, has held.
-
-    What `resource` tells of a process on Linux starts from the size of the one that started it; the status file
-    does not.
-    """
-    own, children = (
-        resource.getrusage(who).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
-        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
-    status = Path("/proc/self/status")
-    if status.exists():
-        named = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
-        own = int(named[0].split()[1]) * 1024 if named else own
-    return max(own, children) / 1e9
+    """Most memory this process, or one it waited for, has held."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return max((peak_memory_mb() or np.nan) / 1e3, children / (1e9 if platform.system() == "Darwin" else 1e6))
 
 
 # --------------------------------------------------------------------------------------------------- tables

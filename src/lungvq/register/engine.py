@@ -211,7 +211,7 @@ def register(
 
     present = fixed_lungs.array > 0
     everything = Volume(present, fixed_lungs.affine).crop(_bounding(present))
-    corners = everything.grid.world(list(product(*((0, n - 1) for n in everything.shape))))
+    corners = _corners(everything.grid)
     grid = grid_around(corners, options.spacing_mm, options.margin_mm)
     results = {}
     for name, (a, b) in sources.items():
@@ -325,9 +325,7 @@ def _search(a: _Lung, b: _Lung, extents: tuple[NDArray, NDArray], progress: Prog
 
 def _refine_finely(fixed: _Source, moving: _Source, grid: Grid, motion: Array) -> Array:
     """Refine a lung's motion, mm on `grid`, on a finer grid: small windows want more voxels than large ones."""
-    h = grid.spacing[0]
-    corners = grid.world(np.array(list(product(*((0, n - 1) for n in grid.shape)))))
-    fine = grid_around(corners, h * _FINE)
+    fine = grid_around(_corners(grid), grid.spacing[0] * _FINE)
     a, b = fixed.on(fine), moving.around(fine, _BOX_MARGIN)
     field = _to_index(_carried(motion, grid, fine), a.grid, b.grid)
     field = refine.refine(a.hu, a.share, b.hu, b.share, field, refine.FINE_WINDOWS, outside=_OUTSIDE_HU)
@@ -416,9 +414,9 @@ def _distance(mask: Mask) -> Array:
 
 def _warp(moving: Volume, moving_lungs: Volume, displacement: Volume) -> Volume:
     """The moving scan at phi(x), smoothed first to the spacing of the result; NaN outside the scan."""
-    corners = moving.grid.world(list(product(*((0, n - 1) for n in moving.shape))))
+    corners = _corners(moving.grid)
     h = displacement.spacing[0]
-    where = displacement.grid.world(list(product(*((0, n - 1) for n in displacement.shape))))
+    where = _corners(displacement.grid)
     reach = np.stack(
         [
             where.min(axis=0) + displacement.array.min(axis=(0, 1, 2)),
@@ -450,6 +448,11 @@ def _to_mm(field: Array, fixed: Grid, moving: Grid) -> Array:
 
 def _to_index(motion: Array, fixed: Grid, moving: Grid) -> Array:
     return (motion - _offset(fixed, moving)) / np.float32(fixed.spacing[0])
+
+
+def _corners(grid: Grid) -> NDArray[np.float64]:
+    """LPS mm of the middles of a grid's eight outermost voxels."""
+    return grid.world(list(product(*((0, n - 1) for n in grid.shape))))
 
 
 def _bounding(mask: Mask, margin: Sequence[int] = (0, 0, 0)) -> Box:
