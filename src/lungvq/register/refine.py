@@ -127,12 +127,12 @@ def _gather(source, fixed, field, domain, outside, far):
 def _normal_equations(fixed, gathered, stats, pleura, domain, noise2, pleura_weight, band, doubt):
     """The six entries of J'J and the three of J'r, in blocks of 2 x 2 x 2 voxels.
 
-    `stats` (6, K/2, J/2, I/2): local sums of 1, F, F^2, M, M^2 and F M. Returns those of image and pleura and
-    the count (10, K/2, J/2, I/2), and those of the image alone (9, K/2, J/2, I/2).
+    `stats` (6, K/2, J/2, I/2): local sums of 1, F, F^2, M, M^2 and F M. Returns those of the
+    image, then those of the pleura, each with the count of voxels last: (10, K/2, J/2, I/2).
     """
     shape, blocks = fixed.shape, stats.shape[1:]
-    both = np.zeros((10, blocks[0], blocks[1], blocks[2]), np.float32)
-    image = np.zeros((9, blocks[0], blocks[1], blocks[2]), np.float32)
+    image = np.zeros((10, blocks[0], blocks[1], blocks[2]), np.float32)
+    surface = np.zeros((10, blocks[0], blocks[1], blocks[2]), np.float32)
     for row in numba.prange(blocks[0]):
         bk = np.int64(row)
         for k in range(2 * bk, min(2 * bk + 2, shape[0])):
@@ -149,19 +149,16 @@ def _normal_equations(fixed, gathered, stats, pleura, domain, noise2, pleura_wei
                     weight = np.float32(1) / (max(var_f - gain * cov, np.float32(0)) + noise2)
                     r = (fixed[k, j, i] - mean_f) - gain * (gathered[0, k, j, i] - mean_m)
                     _add(image[:, bk, j // 2, i // 2], gathered[1:4, k, j, i], gain, weight, r)
-                    total = both[:, bk, j // 2, i // 2]
-                    _add(total, gathered[1:4, k, j, i], gain, weight, r)
                     if abs(pleura[k, j, i]) < band:
                         r = pleura[k, j, i] - gathered[4, k, j, i]
                         weight = pleura_weight / (np.float32(1) + (r / doubt) ** 2) ** 2
-                        _add(total, gathered[5:8, k, j, i], np.float32(1), weight, r)
-                    total[9] += 1
-    return both, image
+                        _add(surface[:, bk, j // 2, i // 2], gathered[5:8, k, j, i], np.float32(1), weight, r)
+    return image, surface
 
 
 @numba.njit(inline="always")
 def _add(sums, gradient, gain, weight, r):
-    """Add one voxel's equation: its gradient, scaled, its weight and what is left to explain."""
+    """Add and count one voxel's equation: its gradient, scaled, its weight and what is left to explain."""
     gz, gy, gx = gain * gradient[0], gain * gradient[1], gain * gradient[2]
     sums[0] += weight * gz * gz
     sums[1] += weight * gz * gy
@@ -172,6 +169,7 @@ def _add(sums, gradient, gain, weight, r):
     sums[6] += weight * gz * r
     sums[7] += weight * gy * r
     sums[8] += weight * gx * r
+    sums[9] += 1
 
 
 @numba.njit(parallel=True, cache=True)
@@ -219,7 +217,7 @@ def _solve(sums, tether, ridge, largest):
 
 @numba.njit(parallel=True, cache=True)
 def _agreement(sums, step):
-    """``s'b`` and ``s'A s`` of steps s (3, N) with blocks' own equations (9, N): (2, N).
+    """``s'b`` and ``s'A s`` of steps s (3, N) with blocks' own equations (10, N): (2, N).
 
     The best multiple of a step is the one by the other; both are about equal where a step is right.
     """
@@ -304,7 +302,7 @@ def refine(
         gathered, sums = _gather(source, fixed, field, domain, np.float32(outside), np.float32(3.0))
         stats = blur(sums, _NORMALISE / 2)
         stats[0] = np.maximum(stats[0], 1e-6)
-        sums, image = _normal_equations(
+        image, surface = _normal_equations(
             fixed,
             gathered,
             stats,
@@ -315,6 +313,7 @@ def refine(
             np.float32(_PLEURA_BAND),
             np.float32(_PLEURA_DOUBT),
         )
+        sums = np.concatenate([image[:9] + surface[:9], image[9:]])
         halves = [blur(sums * colour, window / 2).reshape(10, -1) for colour in (black, ~black)]
         whole = halves[0] + halves[1]
         if n == 0 or window != windows[n - 1]:
@@ -325,7 +324,7 @@ def refine(
             _solve(part, tether, np.float32(_RIDGE), np.float32(_LARGEST_STEP)).reshape(3, *shape)
             for part in (*halves, whole)
         )
-        judged = _agreement(image.reshape(9, -1), np.where(black, of_white, of_black).reshape(3, -1))
+        judged = _agreement(image.reshape(10, -1), np.where(black, of_white, of_black).reshape(3, -1))
         gain, cost = blur(judged.reshape(2, *shape), _JUDGE / 2)
         confirmed = (gain + _BENEFIT_OF_DOUBT) / (cost + _BENEFIT_OF_DOUBT)
         taken = np.clip((confirmed - _BY_CHANCE) / (1 - _BY_CHANCE), 0, 1)
