@@ -12,9 +12,11 @@ from lungvq.segment import segment
 from lungvq.segment.lobes import lobes_from_prior
 
 
-@pytest.fixture(scope="module", params=["emphysema", "collapsed-left"])
+# The remnant of a collapsed lung holds less than 0.1 L: with 4 mm voxels its Dice would tell of voxels.
+@pytest.fixture(scope="module", params=[("emphysema", 4.0), ("collapsed-left", 3.0)], ids=lambda p: p[0])
 def phantom(request):
-    return make_phantom(request.param, seed=11, spacing=4.0)
+    case, spacing = request.param
+    return make_phantom(case, seed=11, spacing=spacing)
 
 
 @pytest.mark.parametrize("breath", ["insp", "exp"])
@@ -23,9 +25,7 @@ def test_both_lungs_agree_with_the_truth(phantom, breath):
     lobes = getattr(phantom.truth, f"lobes_{breath}").reorient("SPL").array
     anatomy = segment(ct)
     left = np.isin(lobes, (LOBES["LUL"], LOBES["LLL"]))
-    # of a collapsed lung's remnant, a tenth of a litre, a third lies in voxels at its surface
-    remnant = left.sum() * ct.voxel_ml < 200
-    assert dice(anatomy.lungs.array == 1, left) > (0.965 if remnant else 0.98)
+    assert dice(anatomy.lungs.array == 1, left) > 0.98
     assert dice(anatomy.lungs.array == 2, (lobes > 0) & ~left) > 0.98
     codes = {f.code for f in anatomy.findings}
     assert ("LUNG_COLLAPSED" in codes) == (phantom.case == "collapsed-left")
