@@ -23,7 +23,6 @@ from pathlib import Path
 
 import lungvq
 from lungvq.bench import segmentation as bench
-from lungvq.bench.registration import machine
 from lungvq.bench.table import made_with
 
 
@@ -50,6 +49,8 @@ def main() -> None:
     for folder in ("phantoms", "rows"):
         (options.cache / folder).mkdir(parents=True, exist_ok=True)
     rows = [row(options, spec) for spec in specs]
+    from lungvq.bench.registration import machine
+
     finished = [r for r in rows if "values" in r]
     failed = [f"- {r['phantom']}: {r['failed']}" for r in rows if "failed" in r]
     text = [
