@@ -5,7 +5,7 @@ import pytest
 
 from lungvq.anatomy import LOBES, LUNG_OF_LOBE, REGIONS, ZONES
 from lungvq.hu import Calibration
-from lungvq.quantify import COLUMNS, BreathHold, cv, iqr_over_mean, quantify, zones_by_height
+from lungvq.quantify import COLUMNS, ZONE_DEFS, BreathHold, cv, iqr_over_mean, quantify, zones_by_height
 from lungvq.result import MAPS
 from lungvq.volume import Volume
 
@@ -55,7 +55,10 @@ def test_the_table_keeps_its_contract(case):
     counts = table.groupby(["region", "metric"]).is_default.sum()
     assert (counts == 1).all()
     assert table.value.dtype == float
-    assert set(table.loc[table.region.isin(ZONES), "zone_def"]) == {"equal_height_per_lung"}
+    default_zones = table.region.isin(ZONES) & (table.is_default == 1)
+    assert set(table.loc[default_zones, "zone_def"]) == {"equal_height_per_lung"}
+    assert set(table.loc[table.region.isin(ZONES), "zone_def"]) == set(ZONE_DEFS) - {"anatomic_landmark"}
+    assert not table.duplicated(["region", "zone_def", "metric", "method"]).any()
     assert set(table.loc[~table.region.isin(ZONES), "zone_def"]) == {""}
     promised = """volume_insp_ml volume_exp_ml ventilation_ml ventilation_fraction_pct perfusion_fraction_pct
         ventilation_cv perfusion_cv ventilation_h perfusion_h ventilation_defect_pct perfusion_defect_pct

@@ -162,9 +162,10 @@ Binary; label maps on request. Frames have the full matrix; only those that hold
 ## Measurement report
 
 TID 1500 in Comprehensive 3D SR, complete, unverified. One group for each region: TID 1411 on its segment for
-lungs and lobes, TID 1501 for both lungs together and for zones. Every defined number of `metrics.csv` is there,
-with its seven digits, unit (UCUM), method and, where there is one, interval (`ci_low`, `ci_high`). Properties
-mark what is not the default estimate (`use`: `alternative`), and what a check touches (`qc`: its state).
+lungs and lobes, TID 1501 for both lungs together and for zones. The core numbers of `metrics.csv` are there,
+those of the first table of its page, by their default method and where they are defined: with seven digits, unit
+(UCUM), method and, where there is one, interval (`ci_low`, `ci_high`). Air gained is there by every estimator;
+properties mark what is not the default (`use`: `alternative`), and what a check touches (`qc`: its state).
 
 {_table(("region", "finding site", "laterality"), sites)}
 

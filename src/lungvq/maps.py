@@ -7,7 +7,7 @@ import numpy as np
 from lungvq.anatomy import LUNGS
 from lungvq.breath import Breath
 from lungvq.clinical.acceptance import graded
-from lungvq.clinical.prm import median_3x3, prm_class
+from lungvq.clinical.prm import prm_map
 from lungvq.clinical.vq import relative_to_mean, vq_class, vq_log2
 from lungvq.findings import Finding
 from lungvq.perfusion import PerfusionTerms
@@ -73,10 +73,6 @@ def make_maps(
     q = blood / np.float32(mean_blood)
     relative_v, relative_q = relative_to_mean(v, q)
     inside = lungs.array > 0
-    medians = [
-        median_3x3(ct.array, inside) * np.float32(scale.gain) + np.float32(scale.offset)
-        for ct, scale in ((insp_on_exp, insp.calibrate), (exp.ct, exp.calibrate))
-    ]
     arrays = {
         "ventilation": v,
         "ventilation_jacobian": jacobian_gain(jacobian),
@@ -87,7 +83,7 @@ def make_maps(
         "jacobian": jacobian,
         "vq_log2": vq_log2(relative_v, relative_q),
         "vq_class": vq_class(relative_v, relative_q),
-        "prm": np.where(inside, prm_class(*medians), 0).astype(np.uint8),
+        "prm": prm_map(insp_on_exp.array, exp.ct.array, inside, insp.calibrate, exp.calibrate),
         "ventilation_se": onto(ventilation.standard_error),
         "perfusion_se": onto(perfusion.blood_se) / np.float32(mean_blood),
         "registration_confidence": onto(dict.fromkeys(LUNGS, reaching_out(confidence))),

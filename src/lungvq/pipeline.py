@@ -15,6 +15,8 @@ from lungvq.agreement import agreement, check_same_patient
 from lungvq.anatomy import LOBES, LUNGS
 from lungvq.breath import Breath, prepare
 from lungvq.clinical.acceptance import Evidence, accept, mark
+from lungvq.clinical.gravity import down_of
+from lungvq.clinical.prm import prm_map
 from lungvq.errors import PairError
 from lungvq.findings import Finding, fail, passed
 from lungvq.maps import make_maps
@@ -22,6 +24,7 @@ from lungvq.match import carry_inspiration, carry_lobes, match
 from lungvq.perfusion import PerfusionOptions, perfusion_terms
 from lungvq.progress import SILENT, Progress
 from lungvq.quantify import BreathHold, quantify
+from lungvq.quantify.zones import carina_height
 from lungvq.register import RegisterOptions, Registration, register
 from lungvq.result import CaseResult, ScanSummary
 from lungvq.segment.lobes import lobes_from_prior
@@ -114,9 +117,10 @@ def analyse(
     with clock.stage("counting per lung, lobe and zone"):
         metrics = quantify(
             case,
-            BreathHold(expired.ct, expired.anatomy.lungs, lobes_exp, expired.calibrate),
-            BreathHold(inspired.ct, inspired.anatomy.lungs, lobes_insp, inspired.calibrate),
-            estimated.maps,
+            _counted(expired, lobes_exp),
+            _counted(inspired, lobes_insp),
+            {**estimated.maps, "prm_median3d": _quiet_prm(inspired, expired, estimated.insp_on_exp)},
+            down=down_of(str(exp.facts.get("patient_position") or "")),
         )
         result = _assembled(
             case, inspired, expired, registration, lobes_insp, lobes_exp, estimated, metrics, options
@@ -125,6 +129,7 @@ def analyse(
             *agreement(insp.facts, exp.facts),
             *inspired.findings,
             *expired.findings,
+            *registration.quality.findings,
             *accept(_evidence(inspired, expired, result)),
             *estimated.findings,
             check_sums(result),
@@ -132,6 +137,19 @@ def analyse(
     return replace(
         result, findings=findings, metrics=mark(metrics, findings), timings=clock.seconds, banner=banner
     )
+
+
+def _counted(breath: Breath, lobes: Volume) -> BreathHold:
+    """What `quantify` needs of a scan."""
+    anatomy = breath.anatomy
+    return BreathHold(breath.ct, anatomy.lungs, lobes, breath.calibrate, carina_height(anatomy.airways))
+
+
+def _quiet_prm(insp: Breath, exp: Breath, insp_on_exp: Volume) -> Volume:
+    """PRM after a median in space, which noise moves less than the published one in-plane."""
+    lungs = exp.anatomy.lungs
+    both = insp_on_exp.array, exp.ct.array
+    return lungs.like(prm_map(*both, lungs.array > 0, insp.calibrate, exp.calibrate, depth=3))
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,29 @@ from __future__ import annotations
 import numpy as np
 
 from lungvq.anatomy import VQ_CLASSES
-from lungvq.quantify import DEFECT_SHARE
 
-__all__ = ["relative_to_mean", "vq_class", "vq_log2"]
+__all__ = [
+    "DEFECT_SHARE",
+    "JOINT_EDGES",
+    "SWEEP",
+    "classes_of_joint",
+    "joint_histogram",
+    "log_sd",
+    "relative_to_mean",
+    "sweep_mean",
+    "vq_class",
+    "vq_log2",
+]
+
+DEFECT_SHARE = 0.60
+"""Below this share of the lungs' mean a voxel is a defect: about the mean less 2 SD of healthy lungs in two
+independent xenon-MRI pipelines (0.566 and 0.600)."""
+
+SWEEP: tuple[float, ...] = (0.40, 0.45, 0.50, 0.55, 0.60, 0.65, 0.70, 0.75, 0.80)
+"""Thresholds, as shares of the mean, that the classes are followed over."""
+
+JOINT_EDGES: tuple[float, ...] = (0.33, 0.66, 1.0, 1.33, 1.66)
+"""Between the six bins of relative ventilation and perfusion in the joint table."""
 
 _FLOOR = 0.05  # of the mean: keeps the logarithm finite where nothing arrives
 
@@ -60,3 +80,89 @@ def vq_class(v: np.ndarray, q: np.ndarray, threshold: float = DEFECT_SHARE) -> n
         VQ_CLASSES["normal"],
     )
     return np.where(np.isfinite(v) & np.isfinite(q), classes, 0).astype(np.uint8)
+
+
+def joint_histogram(v: np.ndarray, q: np.ndarray, edges: tuple[float, ...] = JOINT_EDGES) -> np.ndarray:
+    """How many voxels have ventilation in one bin and perfusion in another.
+
+    Parameters
+    ----------
+    v, q : ndarray of the same shape
+        Relative to the lung mean; voxels where either is NaN are left out.
+    edges : tuple of float
+        Ascending; a value at an edge belongs to the bin above it.
+
+    Returns
+    -------
+    ndarray of int, shape (n + 1, n + 1)
+        Row: bin of `v`; column: bin of `q`.
+
+    Examples
+    --------
+    >>> joint_histogram(np.array([0.2, 1.0, 2.0]), np.array([1.0, 1.0, 0.5]), (0.6, 1.5)).tolist()
+    [[0, 1, 0], [0, 1, 0], [1, 0, 0]]
+    """
+    known = np.isfinite(v) & np.isfinite(q)
+    n = len(edges) + 1
+    # The edges take the type of the values, so that 0.6 in the map is 0.6 here.
+    row, column = (np.searchsorted(np.array(edges, x.dtype), x[known], side="right") for x in (v, q))
+    return np.bincount(row * n + column, minlength=n * n).reshape(n, n)
+
+
+def classes_of_joint(joint: np.ndarray, at: int) -> dict[str, float]:
+    """Shares of the V/Q classes, in %, for the threshold between bins ``at - 1`` and `at`; NaN without voxels.
+
+    Examples
+    --------
+    >>> shares = classes_of_joint(np.array([[1, 2], [3, 4]]), 1)
+    >>> [shares[name] for name in ("normal", "dead_space", "shunt", "matched_defect", "abnormal")]
+    [40.0, 30.0, 20.0, 10.0, 60.0]
+    """
+    total = float(joint.sum())
+    parts = {
+        "normal": joint[at:, at:],
+        "dead_space": joint[at:, :at],
+        "shunt": joint[:at, at:],
+        "matched_defect": joint[:at, :at],
+    }
+    shares = {
+        name: 100 * float(part.sum()) / total if total else float("nan") for name, part in parts.items()
+    }
+    return {**shares, "abnormal": shares["dead_space"] + shares["shunt"] + shares["matched_defect"]}
+
+
+def sweep_mean(shares: list[float], thresholds: tuple[float, ...] = SWEEP) -> float:
+    """A share that was taken at each threshold, averaged over them: its area over the range of thresholds.
+
+    Examples
+    --------
+    >>> round(sweep_mean([0.0, 10.0, 40.0], (0.4, 0.6, 0.8)), 6)
+    15.0
+    """
+    return float(np.trapezoid(shares, thresholds) / (thresholds[-1] - thresholds[0]))
+
+
+def log_sd(log_ratio: np.ndarray, weights: np.ndarray) -> float:
+    """Spread of ln(V/Q) as ventilation or perfusion sees it: its SD weighted by either.
+
+    The imaging counterpart of log SD of the multiple inert gas elimination technique.
+
+    Parameters
+    ----------
+    log_ratio : ndarray
+        Natural logarithm of relative ventilation over relative perfusion.
+    weights : ndarray of the same shape
+        Relative ventilation for log SD V, perfusion for log SD Q; negative ones count as 0.
+
+    Examples
+    --------
+    >>> log_sd(np.array([-1.0, 1.0]), np.array([1.0, 1.0])), log_sd(np.array([-1.0, 1.0]), np.array([0.0, 1.0]))
+    (1.0, 0.0)
+    """
+    known = np.isfinite(log_ratio) & np.isfinite(weights)
+    x, w = log_ratio[known].astype(np.float64), np.maximum(weights[known], 0).astype(np.float64)
+    total = float(w.sum())
+    if total <= 0:
+        return float("nan")
+    mean = float(w @ x) / total
+    return float(np.sqrt(w @ (x - mean) ** 2 / total))

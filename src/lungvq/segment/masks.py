@@ -1,17 +1,76 @@
-"""Lung masks that a user brings along."""
+"""Lungs and lobes that a user brings along, or that another program found."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
 import numpy as np
+from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, label
 
-from lungvq.anatomy import LEFT, RIGHT
-from lungvq.errors import GeometryError, InputError
+from lungvq.anatomy import LEFT, LOBES, LUNG_OF_LOBE_LABEL, RIGHT
+from lungvq.errors import GeometryError, InputError, UsageError
+from lungvq.findings import Finding, passed, warn
 from lungvq.segment._coarse import coarsen
 from lungvq.segment.lungs import COARSE_MM, find_body, part_by_side
 from lungvq.volume import Volume
 
-__all__ = ["lungs_from_mask"]
+__all__ = ["Given", "lobes_from_labels", "lungs_from_mask", "parse_lobe_labels"]
+
+LEAST_OVERLAP = 0.9
+"""Dice of lobes that were given and the lungs found, below which a finding says so."""
+_FILL_MM = 2.5  # voxels on which the nearest lobe is looked for
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """What stands in for the segmentation's own, and where it comes from.
+
+    Parameters
+    ----------
+    lungs_insp, lungs_exp : Volume or None
+        Masks on the grids of the scans, in any axis order: see `lungs_from_mask`.
+    lobes : Volume or None
+        Label map on the grid of the inspiration.
+    lobe_labels : dict of str to int
+        Which number each lobe has in it.
+    basis : dict of str to str
+        For ``lungs_insp``, ``lungs_exp`` and ``lobes``, in words: ``the user's mask``, ``lungmask``; a name
+        that is missing was found by lungvq itself.
+    """
+
+    lungs_insp: Volume | None = None
+    lungs_exp: Volume | None = None
+    lobes: Volume | None = None
+    lobe_labels: Mapping[str, int] = field(default_factory=lambda: dict(LOBES))
+    basis: Mapping[str, str] = field(default_factory=dict)
+
+
+def parse_lobe_labels(text: str) -> dict[str, int]:
+    """Which number each lobe has in a label map, from ``LUL=1,LLL=2,RUL=3,RML=4,RLL=5``.
+
+    Raises
+    ------
+    UsageError
+        If a lobe is unknown or named twice, a label is no positive whole number, or two lobes share one.
+
+    Examples
+    --------
+    >>> parse_lobe_labels("RUL=10, LUL=20")
+    {'RUL': 10, 'LUL': 20}
+    """
+    found: dict[str, int] = {}
+    for part in text.split(","):
+        name, equals, number = (piece.strip() for piece in part.partition("="))
+        if name not in LOBES or not equals or not number.isdigit() or int(number) == 0:
+            raise UsageError(
+                f"cannot read {part.strip()!r} in the labels of lobes: expected such as LUL=1, of {', '.join(LOBES)}"
+            )
+        if name in found or int(number) in found.values():
+            raise UsageError(f"{part.strip()!r} in the labels of lobes repeats a lobe or a label")
+        found[name] = int(number)
+    return found
 
 
 def lungs_from_mask(mask: Volume, ct: Volume) -> Volume:
@@ -37,11 +96,7 @@ def lungs_from_mask(mask: Volume, ct: Volume) -> Volume:
     InputError
         If the mask is empty.
     """
-    if not mask.grid.same_as(ct.grid):
-        raise GeometryError(
-            f"the mask does not lie on the grid of its scan: expected {ct.shape} voxels of"
-            f" {_mm(ct)} mm, got {mask.shape} of {_mm(mask)} mm, or another origin"
-        )
+    _check_grid("the mask", mask, ct)
     inside = mask.array > 0
     if not inside.any():
         raise InputError("the mask is empty: no voxel of it is nonzero")
@@ -56,5 +111,126 @@ def lungs_from_mask(mask: Volume, ct: Volume) -> Volume:
     return mask.like(np.where(inside, everywhere, 0).astype(np.uint8))
 
 
-def _mm(volume: Volume) -> str:
-    return "x".join(f"{s:.3g}" for s in volume.spacing)
+def lobes_from_labels(
+    labels: Volume, lungs: Volume, numbers: Mapping[str, int] = LOBES, *, basis: str = "the lobes given"
+) -> tuple[Volume, tuple[Finding, ...]]:
+    """Lobes of the lungs by a label map from elsewhere.
+
+    The lungs' outline stays: where the map says nothing, a voxel of a lung joins the nearest lobe of that
+    lung, and what lies outside the lungs is left out. So lungs of both scans stay alike, and lobes add up.
+
+    Parameters
+    ----------
+    labels : Volume
+        On the grid of `lungs`, both in canonical order. Labels that are no lobe's are left out.
+    lungs : Volume of uint8
+        1 left, 2 right.
+    numbers : dict of str to int, optional
+        Which number each lobe has; those of :mod:`lungvq.anatomy` unless given.
+    basis : str, optional
+        How findings call it.
+
+    Returns
+    -------
+    lobes : Volume of uint8
+    findings : tuple of Finding
+
+    Raises
+    ------
+    GeometryError
+        If they lie on different grids.
+    InputError
+        If no voxel has a lobe's number, or left lobes lie in the right lung.
+    """
+    _check_grid("the label map of the lobes", labels, lungs)
+    table = np.zeros(int(labels.array.max()) + 1, np.uint8)
+    for name, number in numbers.items():
+        if number < len(table):
+            table[number] = LOBES[name]
+    given = table[labels.array]
+    if not given.any():
+        there = np.unique(labels.array)[1:].tolist()
+        wanted = ", ".join(f"{name}={number}" for name, number in numbers.items())
+        raise InputError(
+            f"the label map of the lobes holds none of {wanted}, but"
+            f" {', '.join(map(str, there[:12])) or 'nothing'}; name its numbers by --lobe-labels"
+        )
+    side = np.array(LUNG_OF_LOBE_LABEL, np.uint8)[given]
+    for value, name in ((LEFT, "left"), (RIGHT, "right")):
+        mine, other = ((side == value) & (lungs.array == which) for which in (value, 3 - value))
+        if other.sum() > mine.sum():
+            raise InputError(
+                f"what the label map calls lobes of the {name} lung lies in the other lung; name its numbers by"
+                " --lobe-labels, or check whether it was mirrored"
+            )
+    found = np.where(side == lungs.array, given, 0)
+    return labels.like(_filled(labels.like(found), lungs)), _check(given, found, lungs, basis)
+
+
+def _filled(lobes: Volume, lungs: Volume) -> NDArray[np.uint8]:
+    """Every voxel of a lung that has no lobe joins the nearest of its lung."""
+    missing = (lungs.array > 0) & (lobes.array == 0)
+    out = lobes.array.astype(np.uint8)
+    if not missing.any():
+        return out
+    grid = lobes.grid.with_spacing([max(_FILL_MM, s) for s in lobes.spacing])
+    coarse = lobes.resample_labels(grid).array
+    of_side = np.array(LUNG_OF_LOBE_LABEL, np.uint8)[coarse]
+    for value in (LEFT, RIGHT):
+        todo = missing & (lungs.array == value)
+        own = of_side == value
+        if todo.any() and own.any():
+            nearest = distance_transform_edt(
+                ~own, sampling=grid.spacing, return_distances=False, return_indices=True
+            )
+            spread = Volume(coarse[tuple(nearest)], grid.affine).resample_labels(lobes.grid).array
+            out[todo] = spread[todo]
+    return out
+
+
+def _check(
+    given: NDArray[np.uint8], kept: NDArray[np.integer], lungs: Volume, basis: str
+) -> tuple[Finding, ...]:
+    """How well lobes that were given fit the lungs, and which are missing."""
+    total = np.count_nonzero(given) + np.count_nonzero(lungs.array)
+    overlap = round(2 * np.count_nonzero(kept) / total, 3)
+    make = passed if overlap >= LEAST_OVERLAP else warn
+    findings = [
+        make(
+            "LOBES_GIVEN",
+            f"Lobes: {basis}; they and the lungs overlap by a Dice of {overlap:.3f}.",
+            value=overlap,
+            limit=LEAST_OVERLAP,
+            unit="Dice",
+            advice="" if overlap >= LEAST_OVERLAP else "Check that the lobes belong to the inspiration.",
+            touches=("lobes",),
+        )
+    ]
+    ml = np.bincount(kept.ravel(), minlength=6) * lungs.voxel_ml
+    if missing := [name for name, number in LOBES.items() if ml[number] == 0]:
+        findings.append(
+            warn(
+                "LOBES_MISSING",
+                f"The label map holds no {', '.join(missing)}: its place is counted to what lies next to it.",
+                value=float(len(missing)),
+                limit=0.0,
+                unit="lobes",
+                advice="Check --lobe-labels, unless the lobe was removed.",
+                touches=("lobes",),
+            )
+        )
+    return tuple(findings)
+
+
+def _check_grid(what: str, labels: Volume, scan: Volume) -> None:
+    if not labels.grid.same_as(scan.grid):
+        raise GeometryError(
+            f"{what} does not lie on the grid of its scan: expected {_said(scan)}, got {_said(labels)}"
+        )
+
+
+def _said(volume: Volume) -> str:
+    size = " x ".join(str(n) for n in volume.shape)
+    spacing = " x ".join(f"{s:.3g}" for s in volume.spacing)
+    origin = ", ".join(f"{o:.1f}" for o in volume.affine[:3, 3])
+    return f"{size} voxels of {spacing} mm from ({origin})"

@@ -33,13 +33,13 @@ from pydicom.sr.coding import Code
 from pydicom.uid import UID
 
 import lungvq
-from lungvq.anatomy import LOBES, LUNGS
+from lungvq.anatomy import LOBES, LUNGS, PRM_CLASSES, VQ_CLASSES
 from lungvq.export.dicom.common import MAKER, RESEARCH_USE, Context, save
-from lungvq.export.dicom.names import KINDS, OWN_SCHEME, own, site_of, ucum
+from lungvq.export.dicom.names import KINDS, OWN_SCHEME, TITLES, own, site_of, ucum
 from lungvq.export.dicom.seg import SEGMENTS, segment_uid
 from lungvq.export.dicom.uids import uid
 
-__all__ = ["STANDARD_NAMES", "write_sr"]
+__all__ = ["CORE_METRICS", "STANDARD_NAMES", "write_sr"]
 
 STANDARD_NAMES: dict[str, tuple[Code, Code]] = {
     "volume_insp_ml": (codes.SCT.Volume, codes.SCT.Inspiration),
@@ -49,11 +49,22 @@ STANDARD_NAMES: dict[str, tuple[Code, Code]] = {
 }
 """Metrics with a standard code, and the breath-hold that modifies it; all others are in our own scheme."""
 
+CORE_METRICS: frozenset[str] = frozenset(
+    {
+        *TITLES,
+        *(f"vq_{name}_pct" for name in (*VQ_CLASSES, "abnormal")),
+        *(f"prm_{name}_pct" for name in PRM_CLASSES),
+    }
+)
+"""Metrics that go into the report, by their default method; a PACS is no place for all of ``metrics.csv``."""
+
+_ALTERNATIVES = "ventilation_ml"  # of this one, what the other estimators say is written too
+
 _CYCLE_POINT = codes.SCT.RespiratoryCyclePoint
 
 
 def write_sr(context: Context, path: Path, segmentations: frozenset[str]) -> int:
-    """Write every defined number of ``metrics.csv``; returns the number of files.
+    """Write the defined numbers of `CORE_METRICS`; returns the number of files.
 
     Parameters
     ----------
@@ -61,7 +72,9 @@ def write_sr(context: Context, path: Path, segmentations: frozenset[str]) -> int
         Kinds of segmentation that were written, ``seg_lobes`` and ``seg_lungs``; groups refer to them.
     """
     result = context.result
-    metrics = result.metrics[result.metrics["value"].notna()]
+    table = result.metrics
+    shown = (table["is_default"] == 1) | (table["metric"] == _ALTERNATIVES)
+    metrics = table[table["value"].notna() & shown & table["metric"].isin(CORE_METRICS)]
     groups = [
         _group(context, str(region), rows, segmentations)
         for region, rows in metrics.groupby("region", sort=False)

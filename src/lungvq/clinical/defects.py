@@ -1,0 +1,180 @@
+"""Defects: where a map is too low, by rules that do not agree with each other.
+
+A defect percentage means nothing without its rule: on one cohort the same maps gave 7 to 25 % by four of them.
+Each rule comes down to one value, below which a voxel of that map is a defect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import find_objects, label
+
+from lungvq.clinical.vq import DEFECT_SHARE
+
+__all__ = ["DEFAULT_RULE", "DEFECT_RULES", "DefectRule", "kmeans_cuts", "large_clusters"]
+
+DEFAULT_RULE = "mean60@1"
+LEAST_DEFECT_ML = 1.0
+"""Clusters smaller than this are not counted."""
+
+
+@dataclass(frozen=True)
+class DefectRule:
+    """How the threshold of a defect is found.
+
+    Parameters
+    ----------
+    says : str
+        The rule in words.
+    threshold : callable
+        From all defined values of both lungs, in ascending order, to the value below which a voxel is a defect.
+    source : str
+    """
+
+    says: str
+    threshold: Callable[[np.ndarray], float]
+    source: str = ""
+
+
+def _of_mean(share: float) -> Callable[[np.ndarray], float]:
+    return lambda ordered: share * float(ordered.mean(dtype=np.float64))
+
+
+def _of_p99(share: float) -> Callable[[np.ndarray], float]:
+    return lambda ordered: share * float(np.percentile(ordered, 99))
+
+
+def kmeans_cuts(ordered: np.ndarray, seeds: tuple[float, ...]) -> list[float]:
+    """Values that part clusters found by k-means in one dimension (Lloyd's iteration to its end).
+
+    Parameters
+    ----------
+    ordered : ndarray, shape (N,)
+        Ascending.
+    seeds : tuple of float
+        First centres, as shares of the range from the lowest to the highest value.
+
+    Returns
+    -------
+    list of float
+        Midway between neighbouring centres, one fewer than `seeds`.
+
+    Examples
+    --------
+    >>> kmeans_cuts(np.array([0.0, 1.0, 9.0, 10.0]), (0.25, 0.75))
+    [5.0]
+    """
+    total = np.concatenate([[0.0], np.cumsum(ordered, dtype=np.float64)])
+    low, high = float(ordered[0]), float(ordered[-1])
+    centres = low + np.array(seeds) * (high - low)
+    ends = None
+    while True:
+        cuts = (centres[1:] + centres[:-1]) / 2
+        found = np.concatenate([[0], np.searchsorted(ordered, cuts), [ordered.size]])
+        if ends is not None and np.array_equal(found, ends):
+            return [float(c) for c in cuts]
+        ends = found
+        count = np.diff(ends)
+        means = np.diff(total[ends]) / np.maximum(count, 1)
+        centres = np.where(count > 0, means, centres)  # an empty cluster stays where it is
+
+
+_FOUR, _FIVE = (0.2, 0.4, 0.6, 0.8), (1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6)
+
+
+def _lowest(ordered: np.ndarray, seeds: tuple[float, ...]) -> np.ndarray:
+    return ordered[: int(np.searchsorted(ordered, kmeans_cuts(ordered, seeds)[0]))]
+
+
+def _hierarchical(ordered: np.ndarray) -> float:
+    """Four clusters; the lowest again in four, of which the lower two are the defect."""
+    lowest = _lowest(ordered, _FOUR)
+    return kmeans_cuts(lowest, _FOUR)[1] if lowest.size else float(ordered[0])
+
+
+def _adaptive(ordered: np.ndarray) -> float:
+    """As many clusters and rounds as the share of voxels in the lowest tenth of the range asks for."""
+    low, high = float(ordered[0]), float(ordered[-1])
+    share = 100 * float(np.searchsorted(ordered, low + (high - low) / 10)) / ordered.size
+    if share >= 10:
+        return kmeans_cuts(ordered, _FOUR)[0]
+    lowest = _lowest(ordered, _FIVE if share < 4 else _FOUR)
+    if not lowest.size:
+        return low
+    return kmeans_cuts(lowest, _FOUR)[1 if share < 4 else 2]
+
+
+_XENON = "Duke xenon-MRI consortium pipeline (MIT), cut-points of healthy volunteers"
+DEFECT_RULES: dict[str, DefectRule] = {
+    DEFAULT_RULE: DefectRule(
+        "below 60 % of the mean", _of_mean(DEFECT_SHARE), "Roach 2022, Acad Radiol; xenon MRI"
+    ),
+    "mean75@1": DefectRule("below 75 % of the mean", _of_mean(0.75), "Roach 2022, Acad Radiol; xenon MRI"),
+    "lb_mean_fixed@1": DefectRule(
+        "below 33 % of the mean, the lowest of six fixed bins", _of_mean(0.33), "linear binning, xenon MRI"
+    ),
+    "glb_mean@1": DefectRule("below 56.56 % of the mean", _of_mean(0.5656), _XENON),
+    "glb_p99@1": DefectRule("below 38.91 % of the 99th percentile", _of_p99(0.3891), f"He 2016; {_XENON}"),
+    "kmeans_h@1": DefectRule(
+        "lower half of the lowest of four k-means clusters, clustered again in four",
+        _hierarchical,
+        "Kirby 2012, Acad Radiol",
+    ),
+    "kmeans_adaptive@1": DefectRule(
+        "k-means clusters and rounds by the share of voxels in the lowest tenth of the range",
+        _adaptive,
+        "Zha 2016, Acad Radiol",
+    ),
+    "pctmax@1": DefectRule("below 42 % of the 99th percentile", _of_p99(0.42), "habit of SPECT"),
+}
+"""Every rule by its method id, the default first."""
+
+
+def large_clusters(
+    low: np.ndarray, parts: np.ndarray, voxel_ml: float, least_ml: float = LEAST_DEFECT_ML
+) -> tuple[np.ndarray, dict[int, list[float]]]:
+    """Connected clusters of at least a given size.
+
+    Parameters
+    ----------
+    low : ndarray of bool, shape (K, J, I)
+    parts : ndarray of int, the same shape
+        Clusters end where this label changes (1 left, 2 right lung); 0 is outside.
+    voxel_ml, least_ml : float
+
+    Returns
+    -------
+    kept : ndarray of bool
+        `low` without its small clusters.
+    sizes : dict of int to list of float
+        mL of the clusters of each part, the largest first.
+
+    Notes
+    -----
+    Voxels are connected through faces.
+
+    Examples
+    --------
+    >>> low = np.array([[[1, 1, 0, 1, 1, 1]]], bool)
+    >>> kept, sizes = large_clusters(low, np.array([[[1, 1, 1, 1, 2, 2]]]), voxel_ml=1, least_ml=2)
+    >>> kept.astype(int).tolist(), sizes
+    ([[[1, 1, 0, 0, 1, 1]]], {1: [2.0], 2: [2.0]})
+    """
+    kept = np.zeros(low.shape, bool)
+    sizes: dict[int, list[float]] = {}
+    for part in np.unique(parts[parts > 0]):
+        own = low & (parts == part)
+        sizes[int(part)] = []
+        box = find_objects(own.view(np.uint8))
+        if not box:
+            continue
+        clusters, n = label(own[box[0]])
+        ml = np.bincount(clusters.ravel(), minlength=n + 1) * voxel_ml
+        large = ml >= least_ml
+        large[0] = False
+        kept[box[0]] |= large[clusters]
+        sizes[int(part)] = sorted((float(v) for v in ml[large]), reverse=True)
+    return kept, sizes

@@ -1,0 +1,242 @@
+"""How unevenly a map is spread over the lung, in numbers without unit.
+
+Smoothing lowers every one of them and voxel noise raises it: they compare only at one scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.ndimage import uniform_filter
+
+from lungvq.anatomy import LUNGS
+from lungvq.regional import Neighbourhoods, carry
+from lungvq.volume import Volume
+
+__all__ = [
+    "SCALES_MM",
+    "between_share",
+    "cv",
+    "cv_beyond_error",
+    "gini",
+    "iqr_over_mean",
+    "local_cv",
+    "skewness",
+    "smoothed",
+]
+
+SCALES_MM: tuple[int, ...] = (5, 10, 15, 20)
+"""Full widths at half maximum of the Gaussians over which the CV is followed."""
+
+_FWHM = 2 * np.sqrt(2 * np.log(2))  # of a Gaussian, in sigma
+_LEAST_CUBE = 0.25  # a cube must lie in the lung by that much, or its CV is not taken
+
+
+def cv(values: np.ndarray) -> float:
+    """Coefficient of variation, SD over mean; NaN without a positive mean.
+
+    Examples
+    --------
+    >>> round(cv(np.array([1.0, 3.0])), 3)
+    0.5
+    """
+    mean = float(values.mean(dtype=np.float64)) if values.size else 0.0
+    return float(values.std(dtype=np.float64) / mean) if mean > 0 else float("nan")
+
+
+def iqr_over_mean(values: np.ndarray) -> float:
+    """Heterogeneity H, interquartile range over mean; NaN without a positive mean.
+
+    Examples
+    --------
+    >>> iqr_over_mean(np.array([0.0, 1.0, 2.0, 3.0, 4.0]))
+    1.0
+    """
+    mean = float(values.mean(dtype=np.float64)) if values.size else 0.0
+    if mean <= 0:
+        return float("nan")
+    low, high = np.percentile(values, (25, 75))
+    return float((high - low) / mean)
+
+
+def skewness(values: np.ndarray) -> float:
+    """Third standardised moment, corrected for sample size; NaN for fewer than three values or none that differ.
+
+    0: symmetric. Positive: a tail of high values.
+
+    Examples
+    --------
+    >>> round(skewness(np.array([0.0, 0.0, 3.0])), 4), round(skewness(np.array([0.0, 0.0, 0.0, 4.0])), 4)
+    (1.7321, 2.0)
+    """
+    n = values.size
+    if n < 3:
+        return float("nan")
+    centred = values - values.mean(dtype=np.float64)
+    squares = centred * centred
+    variance = float(squares.mean(dtype=np.float64))
+    if variance <= 0:
+        return float("nan")
+    third = float((squares * centred).mean(dtype=np.float64))
+    return float(np.sqrt(n * (n - 1)) / (n - 2) * third / variance**1.5)
+
+
+def gini(values: np.ndarray) -> float:
+    """Gini coefficient, half the mean absolute difference of two voxels over the mean; NaN without a positive mean.
+
+    0: the same everywhere. 1: all in one voxel. With negative values it can exceed 1.
+
+    Notes
+    -----
+    ``sum((2 i - n - 1) x_i) / (n sum x)`` over values in ascending order, i from 1.
+
+    Examples
+    --------
+    >>> gini(np.array([1.0, 1.0, 1.0])), gini(np.array([3.0, 1.0])), gini(np.array([0.0, 0.0, 0.0, 1.0]))
+    (0.0, 0.25, 0.75)
+    """
+    n = values.size
+    total = float(values.sum(dtype=np.float64))
+    if n == 0 or total <= 0:
+        return float("nan")
+    rank = np.arange(1 - n, n, 2, dtype=np.float64)
+    return float(rank @ np.sort(values)) / (n * total)
+
+
+def cv_beyond_error(values: np.ndarray, standard_error: np.ndarray) -> float:
+    """CV less what the values' own errors add to it; 0 where they explain all of it.
+
+    Parameters
+    ----------
+    values, standard_error : ndarray of the same shape
+        Voxels whose error is not known are left out.
+
+    Notes
+    -----
+    ``sqrt(SD^2 - mean(SE^2)) / mean``. A standard error holds parts that whole regions share and that add
+    nothing to the spread within them, so this errs on the low side.
+
+    Examples
+    --------
+    >>> round(cv_beyond_error(np.array([1.0, 3.0]), np.array([0.6, 0.6])), 3)
+    0.4
+    """
+    known = np.isfinite(standard_error)
+    values, errors = values[known], standard_error[known]
+    mean = float(values.mean(dtype=np.float64)) if values.size else 0.0
+    if mean <= 0:
+        return float("nan")
+    beyond = float(values.var(dtype=np.float64)) - float(np.square(errors).mean(dtype=np.float64))
+    return float(np.sqrt(max(beyond, 0.0)) / mean)
+
+
+def between_share(values: np.ndarray, groups: np.ndarray) -> float:
+    """Share of the variance, in %, that lies between groups of voxels; the rest lies within them.
+
+    Parameters
+    ----------
+    values : ndarray, shape (N,)
+    groups : ndarray of int, shape (N,)
+        Label of each voxel's group, such as its lobe; 0 belongs to none and is left out.
+
+    Returns
+    -------
+    float
+        0: the groups' means are equal. 100: all voxels of a group are equal. NaN: no variance, or one group.
+
+    Notes
+    -----
+    Sum of squares between groups over the total (eta squared of a one-way analysis of variance).
+
+    Examples
+    --------
+    >>> between_share(np.array([1.0, 3.0, 5.0, 7.0]), np.array([1, 1, 2, 2]))
+    80.0
+    """
+    known = groups > 0
+    values, groups = values[known].astype(np.float64), groups[known]
+    counts = np.bincount(groups)
+    if np.count_nonzero(counts) < 2:
+        return float("nan")
+    values = values - values.mean()
+    total = float(values @ values)
+    sums = np.bincount(groups, values)
+    between = float(np.sum(sums**2 / np.maximum(counts, 1)))
+    return 100 * between / total if total > 0 else float("nan")
+
+
+def local_cv(values: np.ndarray, lungs: Volume, side_mm: float = 20.0) -> np.ndarray:
+    """CV within a cube about each voxel, within its lung.
+
+    Parameters
+    ----------
+    values : ndarray, shape of `lungs`
+        NaN where not defined: such voxels are left out of every cube.
+    lungs : Volume
+        1 left, 2 right.
+    side_mm : float
+        Of the cube; the nearest odd number of voxels.
+
+    Returns
+    -------
+    ndarray of float32
+        NaN outside the lungs, where the map is not defined, where less than a quarter of the cube is lung, and
+        where the mean is not positive.
+
+    References
+    ----------
+    .. [1] Norberg P et al (2014). EJNMMI Res 4:39: cubes of 2 cm.
+
+    Examples
+    --------
+    Stripes of 1 and 3, three voxels per cube: about the middle 3, 1, 3 with mean 7/3.
+
+    >>> lungs = Volume(np.ones((1, 1, 5), np.uint8), np.diag([10.0, 10.0, 10.0, 1.0]))
+    >>> local_cv(np.array([[[1.0, 3.0, 1.0, 3.0, 1.0]]]), lungs, side_mm=30)[0, 0, 1:4].round(3)
+    array([0.566, 0.404, 0.566], dtype=float32)
+    """
+    size = [2 * max(round((side_mm / s - 1) / 2), 0) + 1 for s in lungs.spacing]
+    size = [1 if n == 1 else w for n, w in zip(lungs.shape, size, strict=True)]
+    out = np.full(lungs.shape, np.nan, np.float32)
+    for label in LUNGS.values():
+        mask = (lungs.array == label) & np.isfinite(values)
+        if not mask.any():
+            continue
+        mean = float(values[mask].mean(dtype=np.float64))
+        centred = np.where(mask, values - mean, 0).astype(np.float64)
+
+        def box(array: np.ndarray) -> np.ndarray:
+            return uniform_filter(array, size, mode="constant")
+
+        weight = box(mask.astype(np.float64))
+        enough = mask & (weight >= _LEAST_CUBE)
+        first, second = (box(a)[enough] / weight[enough] for a in (centred, centred * centred))
+        level = first + mean
+        spread = np.sqrt(np.maximum(second - first**2, 0))
+        out[enough] = np.divide(spread, level, out=np.full_like(level, np.nan), where=level > 0)
+    return out
+
+
+def smoothed(values: np.ndarray, lungs: Volume, fwhm_mm: float) -> np.ndarray:
+    """A map averaged over a Gaussian within each lung, over defined voxels; NaN where it was not defined.
+
+    Examples
+    --------
+    >>> lungs = Volume(np.ones((8, 8, 8), np.uint8), np.diag([3.0, 3.0, 3.0, 1.0]))
+    >>> bool(np.allclose(smoothed(np.full(lungs.shape, 2.0), lungs, 10), 2))
+    True
+    """
+    known = np.isfinite(values)
+    mean = carry(Neighbourhoods(lungs, fwhm_mm / _FWHM, known.astype(np.float32)).mean(values), lungs)
+    return np.where(known, mean, np.float32(np.nan))
+
+
+def cv_at_scales(
+    values: np.ndarray, lungs: Volume, scales_mm: Sequence[float] = SCALES_MM
+) -> dict[float, float]:
+    """CV of a map after smoothing it to each scale (FWHM in mm), within the lungs.
+
+    The map's own smoothness comes on top: at 10 mm a map of 12 mm FWHM has 15.6 mm.
+    """
+    return {s: cv(smooth[np.isfinite(smooth)]) for s in scales_mm for smooth in (smoothed(values, lungs, s),)}

@@ -1,0 +1,199 @@
+"""Upper, middle and lower: five meanings of thirds of a lung, each by its name.
+
+A number of a zone is useless without the meaning it was taken with; one common toolkit ships two of them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.ndimage import label
+
+from lungvq.anatomy import LOBES, LUNGS, ZONES
+from lungvq.volume import Volume
+
+__all__ = [
+    "ZONE_DEF",
+    "ZONE_DEFS",
+    "carina_height",
+    "zones_by_height",
+    "zones_by_landmark",
+    "zones_by_lobe",
+    "zones_by_volume",
+    "zones_of",
+]
+
+ZONE_DEF = "equal_height_per_lung"
+"""The default: what planar scintigraphy reads."""
+
+ZONE_DEFS: dict[str, str] = {
+    ZONE_DEF: "thirds of each lung's height, as in planar scintigraphy",
+    "equal_volume_per_lung": "slices that hold a third of that lung's volume each",
+    "equal_volume_pooled": "slices that hold a third of both lungs' volume each, the same planes for both",
+    "anatomic_landmark": "above the carina; from there to 5 cm below it, about the lower pulmonary veins; below",
+    "lobar_proxy": "upper lobes, middle lobe, lower lobes; there is no left middle zone",
+}
+"""Every definition and what it means."""
+
+VEINS_BELOW_CARINA_MM = 50.0
+"""Where the lower pulmonary veins are taken to lie: they are not looked for."""
+
+_PARTS = ("lower", "middle", "upper")
+_LEAST_BRONCHUS_MM2, _LEAST_APART_MM, _LEAST_SPLIT_MM = 25.0, 10.0, 6.0
+
+
+def zones_by_height(lungs: Volume) -> Volume:
+    """Six zones: each lung's extent from base to apex in thirds of equal height.
+
+    Parameters
+    ----------
+    lungs : Volume
+        1 left, 2 right, in canonical order (slices run to the head).
+
+    Returns
+    -------
+    Volume
+        uint8, 1 + the position in `anatomy.ZONES`; a slice belongs to the third its centre lies in.
+
+    Examples
+    --------
+    >>> column = Volume(np.ones((6, 1, 1), np.uint8), np.eye(4))
+    >>> [ZONES[n - 1] for n in zones_by_height(column).array[::2, 0, 0]]
+    ['left_lower', 'left_middle', 'left_upper']
+    """
+
+    def third(counts: np.ndarray) -> np.ndarray:
+        slices = np.flatnonzero(counts)
+        low, high = slices[0], slices[-1] + 1
+        return (np.arange(counts.size) + 0.5 - low) * 3 / (high - low)
+
+    return _by_slices(lungs, {side: third(n) for side, n in _slice_counts(lungs).items()})
+
+
+def zones_by_volume(lungs: Volume, *, pooled: bool = False) -> Volume:
+    """Six zones: slices that hold equal thirds of a lung's volume, or of both lungs' with `pooled`.
+
+    Returns
+    -------
+    Volume
+        As `zones_by_height`; a slice belongs to the third in which the middle of its volume lies.
+
+    Examples
+    --------
+    The base of a cone holds so much that its middle slice belongs to the upper third:
+
+    >>> cone = np.zeros((3, 1, 4), np.uint8)
+    >>> cone[0], cone[1, 0, :3], cone[2, 0, :1] = 1, 1, 1
+    >>> [ZONES[n - 1] for n in zones_by_volume(Volume(cone, np.eye(4))).array[:, 0, 0]]
+    ['left_lower', 'left_upper', 'left_upper']
+    """
+    counts = _slice_counts(lungs)
+    whole = np.sum(list(counts.values()), axis=0)
+
+    def third(n: np.ndarray) -> np.ndarray:
+        return (np.cumsum(n) - n / 2) * 3 / n.sum()
+
+    return _by_slices(lungs, {side: third(whole if pooled else n) for side, n in counts.items()})
+
+
+def zones_by_landmark(lungs: Volume, carina_mm: float) -> Volume:
+    """Six zones: above the carina, down to 5 cm below it, and below that.
+
+    Parameters
+    ----------
+    carina_mm : float
+        z of the carina in LPS mm, as `carina_height` finds it.
+
+    Notes
+    -----
+    Readers take the lower pulmonary veins for the second plane; here it is a fixed distance.
+    """
+    z = lungs.grid.world([(k, *((n - 1) / 2 for n in lungs.shape[1:])) for k in range(lungs.shape[0])])[:, 2]
+    part = np.where(z > carina_mm, 2.0, np.where(z > carina_mm - VEINS_BELOW_CARINA_MM, 1.0, 0.0))
+    return _by_slices(lungs, dict.fromkeys(_slice_counts(lungs), part))
+
+
+def zones_by_lobe(lobes: Volume) -> Volume:
+    """Zones that are lobes: upper lobes, the middle lobe, lower lobes.
+
+    Examples
+    --------
+    >>> lobes = Volume(np.arange(6, dtype=np.uint8).reshape(6, 1, 1), np.eye(4))
+    >>> [ZONES[n - 1] if n else "" for n in zones_by_lobe(lobes).array[:, 0, 0]]
+    ['', 'left_upper', 'left_lower', 'right_upper', 'right_middle', 'right_lower']
+    """
+    zone_of = {
+        "LUL": "left_upper",
+        "LLL": "left_lower",
+        "RUL": "right_upper",
+        "RML": "right_middle",
+        "RLL": "right_lower",
+    }
+    table = np.zeros(max(LOBES.values()) + 1, np.uint8)
+    for lobe, number in LOBES.items():
+        table[number] = ZONES.index(zone_of[lobe]) + 1
+    return lobes.like(table[lobes.array])
+
+
+def zones_of(definition: str, lungs: Volume, lobes: Volume, carina_mm: float | None = None) -> Volume | None:
+    """Zones by the name of their definition; None for landmarks where the carina is not known.
+
+    Raises
+    ------
+    KeyError
+        If there is no such definition.
+    """
+    if definition == "anatomic_landmark":
+        return None if carina_mm is None else zones_by_landmark(lungs, carina_mm)
+    return {
+        ZONE_DEF: lambda: zones_by_height(lungs),
+        "equal_volume_per_lung": lambda: zones_by_volume(lungs),
+        "equal_volume_pooled": lambda: zones_by_volume(lungs, pooled=True),
+        "lobar_proxy": lambda: zones_by_lobe(lobes),
+    }[definition]()
+
+
+def carina_height(airways: Volume) -> float | None:
+    """z, in LPS mm, at which the trachea parts into two main bronchi; None where it is not seen.
+
+    Parameters
+    ----------
+    airways : Volume
+        1 in trachea and bronchi, in canonical order.
+
+    Notes
+    -----
+    From the head down, the first slice from which on, for 6 mm, there are two tubes of at least 25 square
+    millimetres whose centres are at least 10 mm apart from side to side.
+    """
+    dz, dy, dx = airways.spacing
+    needed = max(1, round(_LEAST_SPLIT_MM / dz))
+    seen = 0
+    for k in range(airways.shape[0] - 1, -1, -1):
+        tubes, n = label(airways.array[k] > 0)
+        area = np.bincount(tubes.ravel(), minlength=n + 1)[1:] * dy * dx
+        large = [
+            dx * float(np.nonzero(tubes == t + 1)[1].mean())
+            for t in np.flatnonzero(area >= _LEAST_BRONCHUS_MM2)
+        ]
+        parted = len(large) >= 2 and max(large) - min(large) >= _LEAST_APART_MM
+        seen = seen + 1 if parted else 0
+        if seen == needed:
+            middle = ((n - 1) / 2 for n in airways.shape[1:])
+            return float(airways.grid.world((k + needed - 0.5, *middle))[2])
+    return None
+
+
+def _slice_counts(lungs: Volume) -> dict[str, np.ndarray]:
+    """Voxels of each lung, slice by slice; a lung that is not there has no entry."""
+    counts = {side: np.count_nonzero(lungs.array == n, axis=(1, 2)) for side, n in LUNGS.items()}
+    return {side: n for side, n in counts.items() if n.any()}
+
+
+def _by_slices(lungs: Volume, third: dict[str, np.ndarray]) -> Volume:
+    """Zones from the third that each slice of each lung lies in: 0 to 1 lower, to 2 middle, to 3 upper."""
+    zones = np.zeros(lungs.shape, np.uint8)
+    for side, position in third.items():
+        order = np.array([ZONES.index(f"{side}_{part}") + 1 for part in _PARTS], np.uint8)
+        of_slice = order[np.clip(position, 0, 2).astype(int)]
+        zones += (lungs.array == LUNGS[side]) * of_slice[:, None, None]
+    return lungs.like(zones)
