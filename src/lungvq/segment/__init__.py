@@ -46,13 +46,15 @@ class Anatomy:
         return float(np.isin(self.lungs.array, labels).sum() * self.lungs.voxel_ml)
 
 
-def segment(ct: Volume, *, progress: Progress = SILENT) -> Anatomy:
+def segment(ct: Volume, *, lungs: Volume | None = None, progress: Progress = SILENT) -> Anatomy:
     """Lungs, airways and vessels of one chest CT.
 
     Parameters
     ----------
     ct : Volume of int16
         HU in canonical order ``"SPL"`` (slightly oblique is fine), any spacing of 0.5 to 7 mm.
+    lungs : Volume of uint8, optional
+        Lungs known from elsewhere, on the grid of `ct`; they are taken as they are.
     progress : Progress, optional
 
     Returns
@@ -85,12 +87,13 @@ def segment(ct: Volume, *, progress: Progress = SILENT) -> Anatomy:
         airways = tree_labels.resample_labels(ct.grid).array
         coarse_airways = tree.like(tree.array.astype(np.float32)).resample(coarse.grid, fill=0.0).array > 0.2
 
-    progress.stage("finding the lungs")
-    closed = coarse.like(find_lungs(coarse, body, coarse_airways, threshold))
-    barred = dilate(coarse_airways, 2.6, coarse.spacing) & (closed.array == 0)
-    lungs = refine_surface(ct, closed, barred, threshold)
+    if lungs is None:
+        progress.stage("finding the lungs")
+        closed = coarse.like(find_lungs(coarse, body, coarse_airways, threshold))
+        barred = dilate(coarse_airways, 2.6, coarse.spacing) & (closed.array == 0)
+        lungs = ct.like(refine_surface(ct, closed, barred, threshold))
 
     progress.stage("finding the vessels")
-    vessels = find_vessels(ct, lungs, airways)
-    findings = check_lungs(ct, lungs, airways, trachea is not None, leaked, threshold)
-    return Anatomy(ct.like(lungs), ct.like(airways), ct.like(vessels), findings)
+    vessels = find_vessels(ct, lungs.array, airways)
+    findings = check_lungs(ct, lungs.array, airways, trachea is not None, leaked, threshold)
+    return Anatomy(lungs, ct.like(airways), ct.like(vessels), findings)
