@@ -13,6 +13,7 @@ from lungvq.pair import LungTotals, lung_totals
 from lungvq.progress import SILENT, Progress
 from lungvq.segment import Anatomy, segment
 from lungvq.segment.laterality import check_laterality
+from lungvq.segment.masks import lungs_from_mask
 from lungvq.segment.references import HuReferences, reference_tissue
 from lungvq.volume import CANONICAL, Grid, Volume
 
@@ -65,8 +66,10 @@ class Breath:
         )
 
 
-def prepare(scan: Scan, role: str, progress: Progress = SILENT) -> Breath:
+def prepare(scan: Scan, role: str, progress: Progress = SILENT, *, lungs: Volume | None = None) -> Breath:
     """Find lungs and reference tissues in one scan and set its HU scale.
+
+    `lungs` are a mask from elsewhere on the scan's grid, in any axis order, as `lungs_from_mask` takes it.
 
     Raises
     ------
@@ -74,7 +77,8 @@ def prepare(scan: Scan, role: str, progress: Progress = SILENT) -> Breath:
         If there are no lungs in it.
     """
     ct = scan.volume.reorient(CANONICAL)
-    anatomy = segment(ct, progress=progress)
+    known = None if lungs is None else lungs_from_mask(lungs.reorient(CANONICAL), ct)
+    anatomy = segment(ct, lungs=known, progress=progress)
     references = reference_tissue(ct, anatomy)
     laterality = check_laterality(ct, anatomy.lungs)
     box = _lung_box(anatomy.lungs)

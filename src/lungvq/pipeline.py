@@ -27,7 +27,7 @@ from lungvq.quantify import BreathHold, quantify
 from lungvq.quantify.zones import carina_height
 from lungvq.register import RegisterOptions, Registration, register
 from lungvq.result import CaseResult, ScanSummary
-from lungvq.segment.lobes import lobes_from_prior
+from lungvq.segment.given import Given, place_lobes
 from lungvq.ventilation import VentilationOptions, ventilation_terms
 from lungvq.versions import versions
 from lungvq.volume import Volume
@@ -68,6 +68,7 @@ def analyse(
     *,
     case: str,
     options: Options | None = None,
+    given: Given | None = None,
     progress: Progress = SILENT,
 ) -> CaseResult:
     """Turn an inspiration and an expiration scan into maps, numbers and findings.
@@ -79,6 +80,8 @@ def analyse(
     case : str
         Name to put on the result.
     options : Options, optional
+    given : Given, optional
+        Lungs and lobes from elsewhere.
     progress : Progress, optional
 
     Raises
@@ -88,13 +91,14 @@ def analyse(
     PairError
         If the scans are swapped, show no breathing (unless allowed) or cannot be brought together.
     """
-    options = options or Options()
+    options, given = options or Options(), given or Given()
     check_same_patient(insp.patient, exp.patient)
+    given.check(insp.volume.grid, exp.volume.grid)
     clock = Clock(progress)
     with clock.stage("finding the lungs at inspiration"):
-        inspired = prepare(insp, "inspiration", progress)
+        inspired = prepare(insp, "inspiration", progress, lungs=given.lungs_insp)
     with clock.stage("finding the lungs at expiration"):
-        expired = prepare(exp, "expiration", progress)
+        expired = prepare(exp, "expiration", progress, lungs=given.lungs_exp)
     banner = check_breathing(
         *(sum(t.volume_ml for t in breath.totals.values()) for breath in (inspired, expired)),
         allow=options.allow_no_breathing,
@@ -110,7 +114,7 @@ def analyse(
         )
         check_match(registration)
     with clock.stage("placing the lobes"):
-        lobes_insp = lobes_from_prior(inspired.anatomy.lungs)
+        lobes_insp, lobe_findings = place_lobes(inspired.anatomy.lungs, given)
         lobes_exp = carry_lobes(registration, lobes_insp, expired.anatomy.lungs)
     with clock.stage("estimating ventilation and perfusion"):
         estimated = estimate(inspired, expired, registration, options)
@@ -123,12 +127,13 @@ def analyse(
             down=down_of(str(exp.facts.get("patient_position") or "")),
         )
         result = _assembled(
-            case, inspired, expired, registration, lobes_insp, lobes_exp, estimated, metrics, options
+            case, inspired, expired, registration, lobes_insp, lobes_exp, estimated, metrics, options, given
         )
         findings = (
             *agreement(insp.facts, exp.facts),
             *inspired.findings,
             *expired.findings,
+            *lobe_findings,
             *registration.quality.findings,
             *accept(_evidence(inspired, expired, result)),
             *estimated.findings,
@@ -261,6 +266,7 @@ def _assembled(
     estimated: Estimates,
     metrics: pd.DataFrame,
     options: Options,
+    given: Given,
 ) -> CaseResult:
     """All that was found in one value; findings, timings and banner still to come."""
     return CaseResult(
@@ -286,6 +292,7 @@ def _assembled(
         registration=quality_numbers(registration),
         settings={
             **asdict(options),
+            "segmentation": given.told(),
             "extravascular_g_ml": estimated.extravascular_g_ml,
             "hu_scale": {b.role: asdict(b.calibrate) for b in (insp, exp)},
         },

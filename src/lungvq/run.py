@@ -26,6 +26,7 @@ from lungvq.pipeline import Clock, Options, analyse
 from lungvq.progress import SILENT, Progress
 from lungvq.report import write_report
 from lungvq.result import MAPS, CaseResult
+from lungvq.segment.given import Masks
 from lungvq.volume import CANONICAL, Volume
 
 __all__ = ["Cost", "RunRecord", "expected_cost", "run_case"]
@@ -64,6 +65,7 @@ def run_case(
     *,
     case: str | None = None,
     options: Options | None = None,
+    masks: Masks | None = None,
     selection: Mapping[str, Any] | None = None,
     selection_findings: Sequence[Finding] = (),
     dicom: bool | None = None,
@@ -82,6 +84,8 @@ def run_case(
         The output folder; see ``export.folder`` for what it may hold before.
     case : str, optional
         Name of the case; default the name of the output folder.
+    masks : Masks, optional
+        Lungs and lobes from elsewhere.
     dicom : bool, optional
         Whether to write the results as DICOM too; default where the expiration scan is DICOM.
     dicom_also : sequence of str
@@ -100,11 +104,12 @@ def run_case(
     RunRecord
         With ``already_done`` where the folder held this very result.
     """
-    options = options or Options()
+    options, masks = options or Options(), masks or Masks()
     named, case = case, case or out.resolve().name
     check_extras(dicom_also)
     start = time.monotonic()
     hashes = {role: io.sha256_of(_files_of(path)) for role, path in (("insp", insp), ("exp", exp))}
+    hashes |= masks.hashes()
     key = _key(hashes, case, options, (dicom, sorted(dicom_also)))
     folder = open_run(out, key, force=force)
     if folder is None:
@@ -114,9 +119,10 @@ def run_case(
         with clock.stage("reading the scans"):
             scans = _read(insp), _read(exp)
             source = dicom_source(scans[1], dicom, named, hashes, options)
+            given = masks.read({"insp": scans[0].volume, "exp": scans[1].volume}, progress)
         _check_resources(scans, out, max_memory_gb, progress, dicom=source is not None)
-        result = analyse(*scans, case=case, options=options, progress=progress)
-        del scans
+        result = analyse(*scans, case=case, options=options, given=given, progress=progress)
+        del scans, given
         known = {finding.code for finding in result.findings}
         result = replace(
             result,
@@ -142,7 +148,12 @@ def run_case(
                     progress=progress,
                 )
         result = replace(result, timings=[*result.timings, *clock.seconds[1:]])
-        record = _record(result, hashes, key, time.monotonic() - start) | {"dicom": _plain(objects)}
+        record = _record(result, hashes, key, time.monotonic() - start) | {
+            "dicom": _plain(objects),
+            "masks": {
+                name: {"name": path.name, "sha256": hashes[name]} for name, path in masks.files.items()
+            },
+        }
         folder.finish(record)
     except BaseException:
         folder.discard()

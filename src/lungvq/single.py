@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from lungvq import io
-from lungvq.anatomy import LUNGS
+from lungvq.anatomy import LOBES, LUNGS
 from lungvq.export.folder import staged
 from lungvq.findings import Finding
 from lungvq.hu import OUTSIDE_HU
@@ -19,8 +19,8 @@ from lungvq.regional import carry, close_sums, reaching_out
 from lungvq.register import RegisterOptions, register
 from lungvq.register.backends import backend_named
 from lungvq.segment import segment
+from lungvq.segment.given import Masks, place_lobes
 from lungvq.segment.laterality import check_laterality
-from lungvq.segment.lobes import lobes_from_prior
 from lungvq.segment.masks import lungs_from_mask
 from lungvq.versions import versions
 from lungvq.volume import CANONICAL, Volume
@@ -34,11 +34,28 @@ class SegmentSummary:
 
     left_ml: float
     right_ml: float
+    lobes_ml: dict[str, float]
     findings: tuple[Finding, ...]
 
 
-def segment_scan(ct: Path, out: Path, *, force: bool = False, progress: Progress = SILENT) -> SegmentSummary:
-    """Segment one scan and leave ``labels/`` with lungs, lobes, airways and vessels on its grid.
+def segment_scan(
+    ct: Path,
+    out: Path,
+    *,
+    masks: Masks | None = None,
+    force: bool = False,
+    progress: Progress = SILENT,
+) -> SegmentSummary:
+    """Segment one scan and leave ``labels/`` with lungs, lobes, airways and vessels on its grid, and what was found.
+
+    Lobes are placed as on an inspiration. ``segment.json`` holds volumes, who found what, and all findings.
+
+    Parameters
+    ----------
+    ct, out : Path
+        The scan, and the folder for the result.
+    masks : Masks, optional
+        Lungs and lobes from elsewhere: those of the inspiration.
 
     Raises
     ------
@@ -47,25 +64,60 @@ def segment_scan(ct: Path, out: Path, *, force: bool = False, progress: Progress
     UsageError
         If `out` already holds labels, without `force`.
     """
-    with staged(out, ("labels",), force=force) as folder:
+    masks = masks or Masks()
+    hashes = masks.hashes()
+    with staged(out, ("labels", "segment.json"), force=force) as folder:
         progress.stage("reading the scan")
         scan = io.read(ct)
+        given = masks.read({"insp": scan.volume}, progress)
+        given.check(scan.volume.grid, scan.volume.grid)
         codes = scan.volume.grid.codes
         volume = scan.volume.reorient(CANONICAL)
-        anatomy = segment(volume, progress=progress)
+        known = given.lungs_insp
+        anatomy = segment(
+            volume, lungs=known and lungs_from_mask(known.reorient(CANONICAL), volume), progress=progress
+        )
         progress.stage("placing the lobes")
+        lobes, lobe_findings = place_lobes(anatomy.lungs, given)
         labels = {
             "lungs": anatomy.lungs,
-            "lobes": lobes_from_prior(anatomy.lungs),
+            "lobes": lobes,
             "airways": anatomy.airways,
             "vessels": anatomy.vessels,
         }
+        counts = np.bincount(lobes.array.ravel(), minlength=6)
+        lobes_ml = {name: float(counts[label] * lobes.voxel_ml) for name, label in LOBES.items()}
+        findings = (
+            *scan.findings,
+            *anatomy.findings,
+            *lobe_findings,
+            check_laterality(volume, anatomy.lungs),
+        )
+        summary = SegmentSummary(anatomy.volume_ml("left"), anatomy.volume_ml("right"), lobes_ml, findings)
         progress.stage("writing labels")
         (folder / "labels").mkdir()
         for name, label in labels.items():
             io.write(label.reorient(codes), folder / "labels" / f"{name}.nii.gz")
-    findings = (*scan.findings, *anatomy.findings, check_laterality(volume, anatomy.lungs))
-    return SegmentSummary(anatomy.volume_ml("left"), anatomy.volume_ml("right"), findings)
+        found = given.told()
+        record = {
+            "schema": "lungvq.segment/1",
+            "input": {"name": ct.name, "sha256": io.sha256_of(scan.files)},
+            "found_by": {"lungs": found["lungs_insp"], "lobes": found["lobes"]},
+            "masks": {k: {"name": path.name, "sha256": hashes[k]} for k, path in masks.files.items()},
+            "volumes_ml": {
+                "left": summary.left_ml,
+                "right": summary.right_ml,
+                **lobes_ml,
+                **{
+                    name: float(np.count_nonzero(labels[name].array)) * volume.voxel_ml
+                    for name in ("airways", "vessels")
+                },
+            },
+            "findings": [finding.to_dict() for finding in findings],
+            "versions": versions(),
+        }
+        (folder / "segment.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return summary
 
 
 def register_scans(

@@ -32,6 +32,36 @@ def run(
         typer.Option(help="The inspiration in STUDY: number, UID, description or folder of its series."),
     ] = None,
     exp_series: Annotated[str | None, typer.Option(help="The expiration in STUDY, likewise.")] = None,
+    lobes: Annotated[
+        Path | None,
+        typer.Option(help="Your label map of the lobes, on the grid of the inspiration.", show_default=False),
+    ] = None,
+    lobe_labels: Annotated[
+        str,
+        typer.Option(
+            help="Its numbers, such as 'LUL=1,LLL=2,RUL=3,RML=4,RLL=5', which is the default.",
+            show_default=False,
+        ),
+    ] = "",
+    insp_mask: Annotated[
+        Path | None,
+        typer.Option(
+            help="Your lungs of the inspiration: nonzero is lung, or 1 left and 2 right.", show_default=False
+        ),
+    ] = None,
+    exp_mask: Annotated[
+        Path | None, typer.Option(help="Your lungs of the expiration, likewise.", show_default=False)
+    ] = None,
+    segmentation: Annotated[
+        str,
+        typer.Option(
+            help="Who finds lungs and lobes: 'lungvq', 'lungmask' or 'totalsegmentator' (both in lungvq[ai])."
+        ),
+    ] = "lungvq",
+    models: Annotated[
+        Path | None,
+        typer.Option(help="Folder with their weights; see 'lungvq models'.", show_default=False),
+    ] = None,
     case: Annotated[str | None, typer.Option(help="Name of the case; default the output folder's.")] = None,
     allow_no_breathing: Annotated[
         bool,
@@ -84,6 +114,7 @@ def run(
         set_threads(threads)
         from lungvq.pipeline import Options
         from lungvq.run import run_case
+        from lungvq.segment.given import Masks
 
         pair: tuple[Path | SeriesInfo, Path | SeriesInfo]
         if chosen is not None:
@@ -98,6 +129,14 @@ def run(
             output,
             case=case,
             options=Options(allow_no_breathing=allow_no_breathing),
+            masks=Masks(
+                insp=insp_mask,
+                exp=exp_mask,
+                lobes=lobes,
+                lobe_labels=lobe_labels,
+                segmentation=segmentation,
+                models=models,
+            ),
             selection=chosen.to_dict() if chosen else None,
             selection_findings=chosen.findings if chosen else (),
             dicom=dicom,

@@ -13,7 +13,31 @@ from lungvq.cli._shared import Quiet, Threads, Verbose, listening, one_sentence,
 @one_sentence
 def segment(
     ct: Annotated[Path, typer.Argument(help="A DICOM folder, or .nii(.gz), .mha, .nrrd.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for labels/.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for labels/ and segment.json.")],
+    backend: Annotated[
+        str,
+        typer.Option(
+            help="Who finds lungs and lobes: 'lungvq', 'lungmask' or 'totalsegmentator' (both in lungvq[ai])."
+        ),
+    ] = "lungvq",
+    models: Annotated[
+        Path | None,
+        typer.Option(help="Folder with their weights; see 'lungvq models'.", show_default=False),
+    ] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option(help="Your lungs: nonzero is lung, or 1 left and 2 right.", show_default=False),
+    ] = None,
+    lobes: Annotated[
+        Path | None, typer.Option(help="Your label map of the lobes.", show_default=False)
+    ] = None,
+    lobe_labels: Annotated[
+        str,
+        typer.Option(
+            help="Its numbers, such as 'LUL=1,LLL=2,RUL=3,RML=4,RLL=5', which is the default.",
+            show_default=False,
+        ),
+    ] = "",
     force: Annotated[bool, typer.Option("--force", help="Replace labels that are there.")] = False,
     threads: Threads = None,
     verbose: Verbose = False,
@@ -23,10 +47,15 @@ def segment(
     with listening(verbose=verbose, quiet=quiet) as progress:
         progress.stage("starting")
         set_threads(threads)
+        from lungvq.segment.given import Masks
         from lungvq.single import segment_scan
 
-        summary = segment_scan(ct, output, force=force, progress=progress)
+        masks = Masks(insp=mask, lobes=lobes, lobe_labels=lobe_labels, segmentation=backend, models=models)
+        summary = segment_scan(ct, output, masks=masks, force=force, progress=progress)
     for finding in summary.findings:
         if verbose or finding.severity != "PASS":
             typer.echo(f"{finding.severity} {finding.code}: {finding.message}", err=True)
-    typer.echo(f"{output / 'labels'}: left {summary.left_ml:.0f} mL, right {summary.right_ml:.0f} mL")
+    lobes_said = ", ".join(f"{name} {ml:.0f}" for name, ml in summary.lobes_ml.items())
+    typer.echo(
+        f"{output / 'labels'}: left {summary.left_ml:.0f} mL, right {summary.right_ml:.0f} mL ({lobes_said})"
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,37 +13,13 @@ from lungvq.errors import GeometryError, InputError, UsageError
 from lungvq.findings import Finding, passed, warn
 from lungvq.segment._coarse import coarsen
 from lungvq.segment.lungs import COARSE_MM, find_body, part_by_side
-from lungvq.volume import Volume
+from lungvq.volume import Grid, Volume
 
-__all__ = ["Given", "lobes_from_labels", "lungs_from_mask", "parse_lobe_labels"]
+__all__ = ["check_grid", "lobes_from_labels", "lungs_from_mask", "parse_lobe_labels"]
 
 LEAST_OVERLAP = 0.9
 """Dice of lobes that were given and the lungs found, below which a finding says so."""
 _FILL_MM = 2.5  # voxels on which the nearest lobe is looked for
-
-
-@dataclass(frozen=True, eq=False)
-class Given:
-    """What stands in for the segmentation's own, and where it comes from.
-
-    Parameters
-    ----------
-    lungs_insp, lungs_exp : Volume or None
-        Masks on the grids of the scans, in any axis order: see `lungs_from_mask`.
-    lobes : Volume or None
-        Label map on the grid of the inspiration.
-    lobe_labels : dict of str to int
-        Which number each lobe has in it.
-    basis : dict of str to str
-        For ``lungs_insp``, ``lungs_exp`` and ``lobes``, in words: ``the user's mask``, ``lungmask``; a name
-        that is missing was found by lungvq itself.
-    """
-
-    lungs_insp: Volume | None = None
-    lungs_exp: Volume | None = None
-    lobes: Volume | None = None
-    lobe_labels: Mapping[str, int] = field(default_factory=lambda: dict(LOBES))
-    basis: Mapping[str, str] = field(default_factory=dict)
 
 
 def parse_lobe_labels(text: str) -> dict[str, int]:
@@ -96,7 +71,7 @@ def lungs_from_mask(mask: Volume, ct: Volume) -> Volume:
     InputError
         If the mask is empty.
     """
-    _check_grid("the mask", mask, ct)
+    check_grid("the mask", mask.grid, ct.grid)
     inside = mask.array > 0
     if not inside.any():
         raise InputError("the mask is empty: no voxel of it is nonzero")
@@ -142,7 +117,7 @@ def lobes_from_labels(
     InputError
         If no voxel has a lobe's number, or left lobes lie in the right lung.
     """
-    _check_grid("the label map of the lobes", labels, lungs)
+    check_grid("the label map of the lobes", labels.grid, lungs.grid)
     table = np.zeros(int(labels.array.max()) + 1, np.uint8)
     for name, number in numbers.items():
         if number < len(table):
@@ -222,15 +197,22 @@ def _check(
     return tuple(findings)
 
 
-def _check_grid(what: str, labels: Volume, scan: Volume) -> None:
-    if not labels.grid.same_as(scan.grid):
+def check_grid(what: str, labels: Grid, scan: Grid, name: str = "its scan") -> None:
+    """Refuse labels that lie elsewhere than their scan.
+
+    Raises
+    ------
+    GeometryError
+        Naming both.
+    """
+    if not labels.same_as(scan):
         raise GeometryError(
-            f"{what} does not lie on the grid of its scan: expected {_said(scan)}, got {_said(labels)}"
+            f"{what} does not lie on the grid of {name}: expected {_said(scan)}, got {_said(labels)}"
         )
 
 
-def _said(volume: Volume) -> str:
-    size = " x ".join(str(n) for n in volume.shape)
-    spacing = " x ".join(f"{s:.3g}" for s in volume.spacing)
-    origin = ", ".join(f"{o:.1f}" for o in volume.affine[:3, 3])
+def _said(grid: Grid) -> str:
+    size = " x ".join(str(n) for n in grid.shape)
+    spacing = " x ".join(f"{s:.3g}" for s in grid.spacing)
+    origin = ", ".join(f"{o:.1f}" for o in grid.affine[:3, 3])
     return f"{size} voxels of {spacing} mm from ({origin})"
