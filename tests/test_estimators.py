@@ -1,5 +1,7 @@
 """Ventilation and perfusion on parcels of gas, tissue and blood whose balance is written down first."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -49,7 +51,8 @@ def pair_of(lungs, gas_exp, tissue_exp, gas_gain, tissue_gain, jacobian):
                 for name, n in (("left", 1), ("right", 2))
             }
         )
-    return MatchedPair(*volumes, lungs, totals[1], totals[0], 0.0, 0.0)
+    sure = lungs.like(np.zeros(lungs.shape, np.float32))
+    return MatchedPair(*volumes, lungs, totals[1], totals[0], 0.0, 0.0, sure)
 
 
 @given(
@@ -198,13 +201,25 @@ def test_standard_error_of_a_mean_is_the_spread_of_means():
     # A second route to the noise term: average white noise over many Gaussians and look at the spread.
     lungs = Volume(np.ones((48, 48, 48), np.uint8), np.diag([2.0, 2, 2, 1]))
     rng = np.random.default_rng(0)
-    mean = averaged(rng.normal(0, 30, lungs.shape), lungs, 5.0)
-    inner = mean[10:-10, 10:-10, 10:-10]
-    only_noise = ErrorModel(dir_error_mm=0, calibration_error_hu=0, noise_correlation_mm=2.0)
+    noise = rng.normal(0, 30, lungs.shape)
+    inner = averaged(noise, lungs, 5.0)[10:-10, 10:-10, 10:-10]
     pair = pair_of(lungs, *(np.full(lungs.shape, v) for v in (0.7, 0.3, 0.0, 0.0, 1.0)))
-    pair = MatchedPair(pair.hu_exp, pair.hu_insp, pair.jacobian, lungs, pair.insp, pair.exp, 0.0, 30.0)
-    said = only_noise.of_difference(pair, np.array([0.3]), np.array([1.0]), 5.0)
-    assert inner.std() / 1000 == pytest.approx(said[0], rel=0.15)
+    pair = replace(pair, hu_exp=lungs.like((pair.hu_exp.array + noise).astype(np.float32)))
+    only_noise = ErrorModel(calibration_error_hu=0, noise_correlation_mm=2.0)
+    near = Neighbourhoods(lungs, 5.0)
+    said = carry(only_noise.of_difference(pair, near, near.mean(np.full(lungs.shape, 0.3))), lungs)
+    assert inner.std() / 1000 == pytest.approx(said[24, 24, 24], rel=0.15)
+
+
+def test_an_error_of_the_jacobian_goes_into_the_air_at_the_scale_of_the_average():
+    lungs = two_boxes()
+    pair = pair_of(lungs, *(np.full(lungs.shape, v) for v in (0.7, 0.3, 1.0, 0.0, 2.0)))
+    pair = replace(pair, jacobian_error=lungs.like(np.full(lungs.shape, 0.1, np.float32)))
+    for sigma, share in ((4.0, 1.0), (10.0, 0.37)):
+        near = Neighbourhoods(lungs, sigma)
+        inspired = near.mean(np.full(lungs.shape, 1.7))
+        error = ErrorModel(calibration_error_hu=0).of_difference(pair, near, inspired)
+        assert carry(error, lungs)[lungs.array > 0] == pytest.approx(1.7 * 0.1 * share, rel=1e-3)
 
 
 def test_totals_of_a_scan():

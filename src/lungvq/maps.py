@@ -81,6 +81,7 @@ def make_maps(
         "perfusion_ctp": onto(perfusion.change),
         "perfusion_ctp_se": onto(perfusion.change_se),
         "jacobian": jacobian,
+        "jacobian_se": onto(ventilation.jacobian_se),
         "vq_log2": vq_log2(relative_v, relative_q),
         "vq_class": vq_class(relative_v, relative_q),
         "prm": prm_map(insp_on_exp.array, exp.ct.array, inside, insp.calibrate, exp.calibrate),

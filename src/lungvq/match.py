@@ -33,8 +33,9 @@ def match(insp: Breath, exp: Breath, registration: Registration) -> MatchedPair:
         _lung_hu(breath, lungs.spacing).through(motion, lungs.grid)
         for breath, motion in ((exp, still), (insp, registration.displacement))
     )
-    hu_exp, hu_insp, jacobian = (
-        _inside(volume, lungs) for volume in (hu_exp, hu_insp, registration.jacobian_raw)
+    doubt = lungs.like(registration.jacobian_se.array / registration.jacobian.array)
+    hu_exp, hu_insp, jacobian, doubt = (
+        _inside(volume, lungs) for volume in (hu_exp, hu_insp, registration.jacobian_raw, doubt)
     )
     for name, label in LUNGS.items():
         where = lungs.array == label
@@ -50,6 +51,7 @@ def match(insp: Breath, exp: Breath, registration: Registration) -> MatchedPair:
         exp.totals,
         noise_sd(hu_insp, lungs),
         noise_sd(hu_exp, lungs),
+        doubt,
     )
 
 

@@ -9,6 +9,8 @@ import numpy as np
 
 from lungvq.anatomy import LUNGS
 from lungvq.hu import density
+from lungvq.regional import LungField, Neighbourhoods
+from lungvq.register.doubt import relative_error_at
 from lungvq.volume import Volume
 
 __all__ = ["ErrorModel", "LungTotals", "MatchedPair", "lung_totals", "noise_sd"]
@@ -39,6 +41,8 @@ class MatchedPair:
         Keyed ``left`` and ``right``; each measured on its own scan, with its own mask and voxels.
     noise_insp, noise_exp : float
         Standard deviation in HU of one voxel of the working grid.
+    jacobian_error : Volume
+        Standard error of J averaged over a Gaussian of 4 mm, as a share of it; finite in the lungs.
     """
 
     hu_exp: Volume
@@ -49,6 +53,13 @@ class MatchedPair:
     exp: dict[str, LungTotals]
     noise_insp: float
     noise_exp: float
+    jacobian_error: Volume
+
+    @property
+    def mass_change(self) -> np.ndarray:
+        """Mass gained on breathing in, voxel by voxel, g per mL of expiratory lung."""
+        change: np.ndarray = self.jacobian.array * density(self.hu_insp.array) - density(self.hu_exp.array)
+        return change
 
 
 def lung_totals(
@@ -86,50 +97,53 @@ class ErrorModel:
 
     Parameters
     ----------
-    dir_error_mm : float
-        Assumed rms error of the registration.
     calibration_error_hu : float
         Assumed standard error of each scan's CT numbers.
     noise_correlation_mm : float
-        Side of the cube within which voxel noise is shared.
+        Side of the cube within which what differs between neighbouring voxels is shared.
     """
 
-    dir_error_mm: float = 1.0
     calibration_error_hu: float = 3.0
     noise_correlation_mm: float = 3.0
 
-    def relative_jacobian_error(self, sigma_mm: float) -> float:
-        """Standard error of a regional Jacobian, as a share of it.
-
-        ``sqrt(3) d / L`` for displacement errors that are independent between opposite faces of a cube as
-        large as the Gaussian's effective volume, ``L = sqrt(4 pi) sigma``.
-
-        Examples
-        --------
-        >>> round(ErrorModel(dir_error_mm=1.0).relative_jacobian_error(5.0), 3)
-        0.098
-        """
-        return float(np.sqrt(3) * self.dir_error_mm / (np.sqrt(4 * np.pi) * sigma_mm))
-
-    def of_difference(
-        self, pair: MatchedPair, inspired: np.ndarray, jacobian: np.ndarray, sigma_mm: float
-    ) -> np.ndarray:
-        """Standard error of ``J x_insp - x_exp`` averaged over a Gaussian, x an air fraction or a density.
+    def of_difference(self, pair: MatchedPair, near: Neighbourhoods, inspired: LungField) -> LungField:
+        """Standard error of ``J x_insp - x_exp`` averaged over neighbourhoods, x an air fraction or a density.
 
         Parameters
         ----------
-        inspired, jacobian : ndarray of the same shape
-            Regional means of ``J x_insp`` and of J.
-        sigma_mm : float
-            Of the Gaussian.
+        near : Neighbourhoods
+            Of the average.
+        inspired : LungField
+            Means of ``J x_insp`` over them.
 
         Returns
         -------
-        ndarray of float32
+        LungField
             In the unit of x.
+
+        Notes
+        -----
+        What differs between neighbours (noise of both scans, structures that do not match to the voxel) is
+        measured on the mass change itself, as its scatter within each neighbourhood. The part of the
+        registration is ``J x_insp`` times the relative standard error of J at the scale of the average
+        (`register.doubt`).
         """
-        independent = (4 * np.pi * (sigma_mm / self.noise_correlation_mm) ** 2) ** 1.5
-        noise = np.hypot(jacobian * pair.noise_insp, pair.noise_exp) / np.sqrt(independent) / 1000
-        calibration = self.calibration_error_hu * np.hypot(jacobian, 1) / 1000
-        geometry = inspired * self.relative_jacobian_error(sigma_mm)
-        return np.sqrt(noise**2 + calibration**2 + geometry**2).astype(np.float32)
+        change = pair.mass_change
+        mean, square, jacobian = (near.mean(x) for x in (change, change**2, pair.jacobian.array))
+        geometry = self.of_jacobian(pair, near, inspired)
+        independent = max((4 * np.pi * (near.sigma_mm / self.noise_correlation_mm) ** 2) ** 1.5, 1.0)
+
+        def total(lung: str, part: Volume) -> Volume:
+            scatter = np.maximum(square[lung].array - mean[lung].array ** 2, 0) / independent
+            calibration = (self.calibration_error_hu / 1000) ** 2 * (jacobian[lung].array ** 2 + 1)
+            return part.like(np.sqrt(scatter + calibration + part.array**2).astype(np.float32))
+
+        return {lung: total(lung, part) for lung, part in geometry.items()}
+
+    def of_jacobian(self, pair: MatchedPair, near: Neighbourhoods, means: LungField) -> LungField:
+        """What the standard error of J makes of neighbourhood means of J, or of J times anything."""
+        doubt = near.mean(pair.jacobian_error.array**2)
+        fall = np.float32(relative_error_at(near.sigma_mm))
+        return {
+            lung: part.like(part.array * fall * np.sqrt(doubt[lung].array)) for lung, part in means.items()
+        }

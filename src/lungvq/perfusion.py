@@ -154,27 +154,20 @@ def perfusion_terms(pair: MatchedPair, options: PerfusionOptions | None = None) 
     extravascular = options.extravascular_share * average
     small_exp, small_insp = small.mean(exp), small.mean(insp)
     large_exp, large_insp = large.mean(exp), large.mean(insp)
-    jacobian = {options.sigma_mm: whole.mean(j), options.ctp_sigma_mm: large.mean(j)}
-
-    def error(inspired: LungField, sigma: float, share: float) -> LungField:
-        return {
-            lung: part.like(
-                share * options.errors.of_difference(pair, part.array, jacobian[sigma][lung].array, sigma)
-            )
-            for lung, part in inspired.items()
-        }
+    # The mean of two densities errs half as much as their difference; what J adds is the same.
+    blood_error = options.errors.of_difference(pair, whole, small_insp)
 
     return PerfusionTerms(
         blood={
             lung: part.like(blood_mass(part.array, small_insp[lung].array, extravascular))
             for lung, part in small_exp.items()
         },
-        blood_se=error(small_insp, options.sigma_mm, 0.5),
+        blood_se={lung: part.like(part.array / 2) for lung, part in blood_error.items()},
         change={
             lung: part.like(mass_change(part.array, large_insp[lung].array))
             for lung, part in large_exp.items()
         },
-        change_se=error(large_insp, options.ctp_sigma_mm, 1.0),
+        change_se=options.errors.of_difference(pair, large, large_insp),
         density_exp=whole.mean(exp),
         extravascular_g_ml=extravascular,
     )

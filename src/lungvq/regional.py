@@ -41,6 +41,7 @@ class Neighbourhoods:
     """
 
     def __init__(self, lungs: Volume, sigma_mm: float, weights: np.ndarray | None = None) -> None:
+        self.sigma_mm = sigma_mm
         self._lungs = lungs
         self._sigma = [sigma_mm / s for s in lungs.spacing]
         self._parts: list[tuple[str, tuple[slice, slice, slice], np.ndarray, np.ndarray]] = []

@@ -97,6 +97,12 @@ MAPS: dict[str, MapSpec] = {
         "Inspiratory volume per unit of expiratory volume.",
         "diverging",
     ),
+    "jacobian_se": MapSpec(
+        "Jacobian, standard error",
+        "mL per mL",
+        "jacobian@1",
+        "Standard error of the Jacobian, from signs of error that need no truth.",
+    ),
     "vq_log2": MapSpec(
         "V/Q",
         "log2, 0 = lung mean",
@@ -122,8 +128,8 @@ MAPS: dict[str, MapSpec] = {
     "registration_confidence": MapSpec(
         "Registration confidence",
         "0 to 1",
-        "local_correlation@1",
-        "Local correlation of the two scans after registration.",
+        "expected_error@1",
+        "1 / (1 + e^2), e the error of the motion to be expected in mm: 0.5 where it is 1 mm.",
         limits=(0.0, 1.0),
     ),
 }

@@ -18,6 +18,7 @@ from lungvq.progress import SILENT, Progress
 from lungvq.regional import carry, close_sums, reaching_out
 from lungvq.register import RegisterOptions, register
 from lungvq.register.backends import backend_named
+from lungvq.register.inverse import inverse_field
 from lungvq.segment import segment
 from lungvq.segment.given import Masks, place_lobes
 from lungvq.segment.laterality import check_laterality
@@ -128,14 +129,16 @@ def register_scans(
     fixed_mask: Path | None = None,
     moving_mask: Path | None = None,
     backend: str = "lungvq",
+    inverse: bool = False,
     force: bool = False,
     progress: Progress = SILENT,
 ) -> dict[str, float]:
     """Register two scans and leave the field, its Jacobian, the warped scan and the quality numbers.
 
     ``displacement.nii.gz`` has its own grid; ``jacobian.nii.gz`` (NaN outside the lungs, closed per lung to
-    the moving mask's volume) and ``moving_on_fixed.nii.gz`` have that of the fixed scan. `backend` is that of
-    `RegisterOptions`, by name.
+    the moving mask's volume), its standard error ``jacobian_se.nii.gz``, ``confidence.nii.gz`` and
+    ``moving_on_fixed.nii.gz`` have that of the fixed scan. `backend` is that of `RegisterOptions`, by name.
+    With `inverse`, ``inverse.nii.gz`` is the field that leads back, on a grid around the moving lungs.
 
     Returns
     -------
@@ -144,7 +147,9 @@ def register_scans(
     """
     if backend != "lungvq":
         backend_named(backend)  # a wrong name is told before the scans are read
-    names = ("displacement.nii.gz", "jacobian.nii.gz", "moving_on_fixed.nii.gz", "registration.json")
+    maps = ("jacobian", "jacobian_se", "confidence", "moving_on_fixed")
+    fields = ("displacement", "inverse") if inverse else ("displacement",)
+    names = (*(f"{name}.nii.gz" for name in (*fields, *maps)), "registration.json")
     with staged(out, names, force=force) as folder:
         progress.stage("reading the scans")
         scans = {"fixed": io.read(fixed).volume, "moving": io.read(moving).volume}
@@ -160,17 +165,28 @@ def register_scans(
             options=RegisterOptions(backend=backend),
             progress=progress,
         )
-        jacobian = carry(dict.fromkeys(result.quality.lungs, reaching_out(result.jacobian)), lungs["fixed"])
+        present = result.quality.lungs
+
+        def onto(volume: Volume) -> np.ndarray:
+            return carry(dict.fromkeys(present, reaching_out(volume)), lungs["fixed"])
+
+        jacobian = onto(result.jacobian)
         totals = {
             lung: float((lungs["moving"].array == label).sum()) * lungs["moving"].voxel_ml
             for lung, label in LUNGS.items()
         }
         closure = close_sums(jacobian, lungs["fixed"], totals)
-        progress.stage("writing")
-        io.write(result.displacement, folder / names[0])
-        io.write(lungs["fixed"].like(jacobian).reorient(codes), folder / names[1])
         warped = volumes["moving"].through(result.displacement, volumes["fixed"].grid, fill=OUTSIDE_HU)
-        io.write(warped.like(np.rint(warped.array).astype(np.int16)).reorient(codes), folder / names[2])
+        progress.stage("writing")
+        io.write(result.displacement, folder / "displacement.nii.gz")
+        left_over = None
+        if inverse:
+            back, left_over = inverse_field(result, lungs["moving"])
+            io.write(back, folder / "inverse.nii.gz")
+        arrays = (jacobian, onto(result.jacobian_se), onto(result.confidence), warped.array)
+        for name, array in zip(maps, arrays, strict=True):
+            volume = lungs["fixed"].like(np.rint(array).astype(np.int16) if array is warped.array else array)
+            io.write(volume.reorient(codes), folder / f"{name}.nii.gz")
         quality = quality_numbers(result)
         record = {
             "schema": "lungvq.registration/1",
@@ -178,10 +194,12 @@ def register_scans(
             "quality": quality,
             "jacobian_closed_by": closure,
             "notes": list(result.quality.notes),
+            "findings": [finding.to_dict() for finding in result.quality.findings],
+            **({"inverse_left_over_mm": left_over} if inverse else {}),
             "inputs": {"fixed": fixed.name, "moving": moving.name},
             "versions": versions(),
         }
-        (folder / names[3]).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        (folder / names[-1]).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return quality["both"]
 
 

@@ -129,8 +129,8 @@ class VentilationTerms:
     ----------
     air_insp, air_exp : LungField
         Means of ``J F_insp`` and of ``F_exp``, mL per mL of expiratory lung.
-    jacobian : LungField
-        Mean of J.
+    jacobian, jacobian_se : LungField
+        Mean of J, and its standard error.
     hu : LungField
         Density-ratio ventilation, mL/mL.
     standard_error : LungField
@@ -140,6 +140,7 @@ class VentilationTerms:
     air_insp: LungField
     air_exp: LungField
     jacobian: LungField
+    jacobian_se: LungField
     hu: LungField
     standard_error: LungField
 
@@ -153,7 +154,8 @@ def ventilation_terms(pair: MatchedPair, options: VentilationOptions | None = No
     """
     options = options or VentilationOptions()
 
-    mean = Neighbourhoods(pair.lungs, options.sigma_mm).mean
+    near = Neighbourhoods(pair.lungs, options.sigma_mm)
+    mean = near.mean
     j = pair.jacobian.array
     inspired = mean(j * air_fraction(pair.hu_insp.array))
     expired = mean(air_fraction(pair.hu_exp.array))
@@ -163,11 +165,10 @@ def ventilation_terms(pair: MatchedPair, options: VentilationOptions | None = No
         lung: rho_exp[lung].like(hu_gain(rho_exp[lung].array, rho_insp[lung].array, _mass_ratio(pair, lung)))
         for lung in rho_exp
     }
-    error = {
-        lung: part.like(options.errors.of_difference(pair, part.array, volume[lung].array, options.sigma_mm))
-        for lung, part in inspired.items()
-    }
-    return VentilationTerms(inspired, expired, volume, hu, error)
+    error = options.errors.of_difference(pair, near, inspired)
+    return VentilationTerms(
+        inspired, expired, volume, options.errors.of_jacobian(pair, near, volume), hu, error
+    )
 
 
 def _mass_ratio(pair: MatchedPair, lung: str) -> float:

@@ -82,6 +82,8 @@ def registration(lungs, motion, jacobian):
         jacobian=volume(inside),
         jacobian_raw=volume(inside),
         moving_on_fixed=image,
+        jacobian_se=image,
+        expected_error=image,
         confidence=image,
         quality=quality,
     )

@@ -49,7 +49,7 @@ def scans(motion, sd, seed=3):
 def refined(fixed, moving, windows=refine.FINE_WINDOWS):
     share = MASK.astype(np.float32)
     start = np.zeros((3, *MASK.shape), np.float32)
-    return refine.refine(fixed, share, moving, share, start, windows, outside=OUTSIDE)
+    return refine.refine(fixed, share, moving, share, start, windows, outside=OUTSIDE).field
 
 
 @pytest.mark.parametrize("length", [24, 14])

@@ -243,6 +243,7 @@ def _true_registration(phantom: Phantom, found: Registration) -> Registration:
         lungs=lungs,
         jacobian=lungs.like(jacobian),
         jacobian_raw=lungs.like(jacobian),
+        jacobian_se=lungs.like(np.where(inside, np.float32(0), np.nan)),
     )
 
 

@@ -25,6 +25,9 @@ def register(
             help="Who registers: 'lungvq', 'greedy' or 'elastix' (both in lungvq[bench]), 'affine'."
         ),
     ] = "lungvq",
+    inverse: Annotated[
+        bool, typer.Option("--inverse", help="Also the field that leads from the moving lungs back.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a registration that is there.")] = False,
     threads: Threads = None,
     verbose: Verbose = False,
@@ -43,6 +46,7 @@ def register(
             fixed_mask=fixed_mask,
             moving_mask=moving_mask,
             backend=backend,
+            inverse=inverse,
             force=force,
             progress=progress,
         )

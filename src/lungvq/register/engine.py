@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, distance_transform_edt
+from scipy.ndimage import label as components
 
 from lungvq.anatomy import LUNGS
 from lungvq.errors import GeometryError, PairError
 from lungvq.progress import SILENT, Progress
-from lungvq.register import backends, discrete, refine
+from lungvq.register import backends, discrete, doubt, refine
 from lungvq.register.descriptors import encode
 from lungvq.register.field import (
     Array,
@@ -28,7 +29,14 @@ from lungvq.register.field import (
     smooth,
 )
 from lungvq.register.initialise import moments_map
-from lungvq.register.quality import Evidence, RegistrationQuality, measure, signed_distance
+from lungvq.register.quality import (
+    Evidence,
+    RegistrationQuality,
+    check_islands,
+    check_surfaces,
+    measure,
+    signed_distance,
+)
 from lungvq.volume import Grid, Volume, grid_around
 
 __all__ = ["RegisterOptions", "Registration", "register", "warp_labels"]
@@ -38,6 +46,7 @@ _CLIP_HU = (-1000.0, 100.0)
 _SMALLEST_JACOBIAN = 0.1
 _UNFOLD_SIGMAS = (1.0, 1.5, 2.0, 2.0, 3.0, 3.0, 4.0, 4.0, 6.0, 8.0)  # voxels
 _BOX_MARGIN = 5  # voxels around a lung
+_ISLAND_ML = 1.0  # a piece of a mask smaller than this, apart from the rest, is not registered
 _FINE = 0.75  # of the working spacing: voxels of the last steps
 
 
@@ -85,8 +94,12 @@ class Registration:
         det grad phi, from each lung's own field: averaged within the lung, and as it is. NaN outside.
     moving_on_fixed : Volume, float32
         HU of the moving scan at phi(x); NaN where that lies outside the scan.
+    jacobian_se : Volume, float32
+        Standard error of `jacobian`, from what can be measured without a truth; NaN outside the lungs.
+    expected_error : Volume, float32
+        Root of the mean square error of the displacement to be expected, mm; NaN outside the lungs.
     confidence : Volume, float32
-        Local correlation of the two scans after registration, 0 to 1; NaN outside the lungs.
+        0 to 1, `doubt.confidence` of the expected error: a half where 1 mm is to be expected.
     quality : RegistrationQuality
     """
 
@@ -95,6 +108,8 @@ class Registration:
     jacobian: Volume
     jacobian_raw: Volume
     moving_on_fixed: Volume
+    jacobian_se: Volume
+    expected_error: Volume
     confidence: Volume
     quality: RegistrationQuality
 
@@ -118,15 +133,20 @@ class _Source:
 
     scan: Volume
     lung: Volume
+    islands_ml: float
+    """Crumbs of the mask that were left out."""
 
     @classmethod
     def cut(cls, scan: Volume, lungs: Volume, label: int, margin_mm: float = 12.0) -> _Source:
         box = _bounding(lungs.array == label, [int(np.ceil(margin_mm / s)) for s in scan.spacing])
         lung = lungs.array[box] == label
+        islands = _islands(lung, _ISLAND_ML / scan.voxel_ml)
+        lung &= ~islands
         hu = np.where(lung, np.clip(scan.array[box], *_CLIP_HU), _OUTSIDE_HU).astype(np.float32)
         return cls(
             Volume(hu, scan.grid.crop(box).affine),
             Volume(lung.astype(np.float32), scan.grid.crop(box).affine),
+            float(islands.sum()) * scan.voxel_ml,
         )
 
     @property
@@ -163,6 +183,7 @@ class _Result:
     motion: Array
     """u in mm, components along (k, j, i), good in the mask and continued beyond."""
     jacobian: Array
+    signs: doubt.Signs
     evidence: Evidence
 
 
@@ -216,31 +237,42 @@ def register(
     results = {}
     for name, (a, b) in sources.items():
         progress.stage(f"registering the {name} lung")
-        results[name] = _register_lung(a, b, grid, options, progress)
+        results[name] = _register_lung(a, b, grid, moving.grid, options, progress)
 
+    crumbs = {
+        scan: sum(pair[n].islands_ml for pair in sources.values())
+        for n, scan in enumerate(("fixed", "moving"))
+    }
     progress.stage("joining the lungs")
     labels = fixed_lungs.resample_labels(grid).array
     labels[np.isin(labels, [LUNGS[name] for name in results])] = 0  # theirs come from the share of each voxel
-    smoothed, raw, confidence = (np.full(grid.shape, np.nan, np.float32) for _ in range(3))
-    sigma = options.jacobian_sigma_mm / options.spacing_mm
+    smoothed, raw, error, jacobian_se = (np.full(grid.shape, np.nan, np.float32) for _ in range(4))
+    h = options.spacing_mm
+    sigma = options.jacobian_sigma_mm / h
     for name, r in results.items():
         labels[r.box][r.mask] = LUNGS[name]
         raw[r.box][r.mask] = r.jacobian[r.mask]
         smoothed[r.box][r.mask] = gaussian_mean(r.jacobian, r.mask, sigma)[r.mask]
-        confidence[r.box][r.mask] = r.evidence.after[r.mask]
+        error[r.box][r.mask] = doubt.displacement_error(r.signs)[r.mask]
+        share = doubt.jacobian_error(r.signs, options.jacobian_sigma_mm)[r.mask]
+        jacobian_se[r.box][r.mask] = share * smoothed[r.box][r.mask]
     motion = _join(list(results.values()), grid)
     displacement = Volume(np.ascontiguousarray(np.moveaxis(motion[::-1], 0, -1)), grid.affine)
+    each = {name: measure([r.evidence]) for name, r in results.items()}
     return Registration(
         displacement=displacement,
         lungs=Volume(labels, grid.affine),
         jacobian=Volume(smoothed, grid.affine),
         jacobian_raw=Volume(raw, grid.affine),
         moving_on_fixed=_warp(moving, moving_lungs, displacement),
-        confidence=Volume(confidence, grid.affine),
+        jacobian_se=Volume(jacobian_se, grid.affine),
+        expected_error=Volume(error, grid.affine),
+        confidence=Volume(doubt.confidence(error), grid.affine),
         quality=RegistrationQuality(
             overall=measure([r.evidence for r in results.values()]),
-            lungs={name: measure([r.evidence]) for name, r in results.items()},
+            lungs=each,
             notes=tuple(notes),
+            findings=(*check_surfaces(each), *check_islands(crumbs)),
         ),
     )
 
@@ -282,10 +314,30 @@ def _pair_up(
     return sources, notes
 
 
+def _islands(lung: Mask, least: float) -> Mask:
+    """Pieces of fewer than `least` voxels apart from the largest, counted on blocks of 2 x 2 x 2 voxels."""
+    padded = np.pad(lung, [(0, n % 2) for n in lung.shape])
+    k, j, i = (n // 2 for n in padded.shape)
+    count = padded.reshape(k, 2, j, 2, i, 2).sum(axis=(1, 3, 5), dtype=np.uint8)
+    pieces, n = components(count > 0, np.ones((3, 3, 3)))
+    if n < 2:
+        return np.zeros(lung.shape, bool)
+    sizes = np.bincount(pieces.ravel(), weights=count.ravel(), minlength=n + 1)
+    small = sizes < least
+    small[0] = small[sizes[1:].argmax() + 1] = False
+    fine = small[pieces].repeat(2, axis=0).repeat(2, axis=1).repeat(2, axis=2)
+    return fine[: lung.shape[0], : lung.shape[1], : lung.shape[2]] & lung
+
+
 def _register_lung(
-    fixed: _Source, moving: _Source, whole: Grid, options: RegisterOptions, progress: Progress
+    fixed: _Source,
+    moving: _Source,
+    whole: Grid,
+    whole_scan: Grid,
+    options: RegisterOptions,
+    progress: Progress,
 ) -> _Result:
-    """Register one lung on its part of the grid `whole`."""
+    """Register one lung on its part of the grid `whole`; `whole_scan` is all that the moving scan shows."""
     h = options.spacing_mm
     box = _box_around(fixed.corners(), whole, _BOX_MARGIN)
     a, b = fixed.on(whole.crop(box)), moving.around(whole, _BOX_MARGIN)
@@ -295,19 +347,34 @@ def _register_lung(
     start = _straight(*extents, mask.shape, pad=0)
     if options.backend == "lungvq":
         field = _search(a, b, extents, progress)
-        field = refine.refine(a.hu, a.share, b.hu, b.share, field, refine.WINDOWS, outside=_OUTSIDE_HU)
+        field = refine.refine(a.hu, a.share, b.hu, b.share, field, refine.WINDOWS, outside=_OUTSIDE_HU).field
         progress.fraction(0.6)
-        motion = _refine_finely(fixed, moving, a.grid, _to_mm(field, a.grid, b.grid))
+        motion, seen = _refine_finely(
+            fixed, moving, a.grid, _to_mm(field, a.grid, b.grid), refine.FINE_WINDOWS
+        )
     else:
         chosen = options.backend
         backend = backends.backend_named(chosen) if isinstance(chosen, str) else chosen
         motion = extrapolate(backend(a, b), mask)
+        # What one more step would say is asked for, and not taken.
+        _, seen = _refine_finely(fixed, moving, a.grid, motion, refine.FINE_WINDOWS[-1:])
     progress.fraction(0.9)
     motion = _unfold(motion, mask, h)
     progress.fraction(1.0)
 
     raw = jacobian(motion / h)
-    return _Result(box, mask, motion, raw, _evidence(a, b, start, motion, raw, moving.volume_ml))
+    signs = doubt.Signs.of(seen[0], seen[1], mask, h)
+    evidence = _evidence(a, b, start, motion, raw, moving.volume_ml)
+    unseen = _unseen(a.grid, mask, motion, whole_scan)
+    return _Result(box, mask, motion, raw, signs, replace(evidence, unseen=unseen))
+
+
+def _unseen(grid: Grid, mask: Mask, motion: Array, scan: Grid) -> float:
+    """Share of a lung that is mapped out of a scan; every eighth voxel is asked."""
+    some = np.argwhere(mask)[::8]
+    moved = grid.world(some) + motion[(slice(None), *some.T)][::-1].T
+    index = scan.index(moved)
+    return float(((index < -0.5) | (index > np.array(scan.shape) - 0.5)).any(axis=1).mean())
 
 
 def _search(a: _Lung, b: _Lung, extents: tuple[NDArray, NDArray], progress: Progress) -> Array:
@@ -323,13 +390,19 @@ def _search(a: _Lung, b: _Lung, extents: tuple[NDArray, NDArray], progress: Prog
     return field
 
 
-def _refine_finely(fixed: _Source, moving: _Source, grid: Grid, motion: Array) -> Array:
-    """Refine a lung's motion, mm on `grid`, on a finer grid: small windows want more voxels than large ones."""
+def _refine_finely(
+    fixed: _Source, moving: _Source, grid: Grid, motion: Array, windows: tuple[float, ...]
+) -> tuple[Array, Array]:
+    """Refine a lung's motion, mm on `grid`, on a finer grid: small windows want more voxels than large ones.
+
+    Also the two signs of error that come with it, (2, K, J, I), in mm.
+    """
     fine = grid_around(_corners(grid), grid.spacing[0] * _FINE)
     a, b = fixed.on(fine), moving.around(fine, _BOX_MARGIN)
     field = _to_index(_carried(motion, grid, fine), a.grid, b.grid)
-    field = refine.refine(a.hu, a.share, b.hu, b.share, field, refine.FINE_WINDOWS, outside=_OUTSIDE_HU)
-    return _carried(_to_mm(field, a.grid, b.grid), fine, grid)
+    found = refine.refine(a.hu, a.share, b.hu, b.share, field, windows, outside=_OUTSIDE_HU)
+    signs = np.stack([found.discord, found.weakness]) * np.float32(fine.spacing[0])
+    return _carried(_to_mm(found.field, a.grid, b.grid), fine, grid), _carried(signs, fine, grid)
 
 
 def _carried(values: Array, grid: Grid, onto: Grid) -> Array:

@@ -8,10 +8,21 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
+from lungvq.findings import Finding, passed, warn
 from lungvq.register.field import Array, Mask
 
-__all__ = ["MISMATCH_CORRELATION", "LungQuality", "RegistrationQuality", "measure", "signed_distance"]
+__all__ = [
+    "MISMATCH_CORRELATION",
+    "LungQuality",
+    "RegistrationQuality",
+    "check_islands",
+    "check_surfaces",
+    "measure",
+    "signed_distance",
+]
 
+SURFACE_OFF_MM = 5.0
+SURFACE_OFF_PCT = 3.0
 
 MISMATCH_CORRELATION = 0.4
 """`LungQuality.correlation_after` below which two scans do not belong together.
@@ -31,6 +42,10 @@ class LungQuality:
     surface_mean_mm: float
     surface_p95_mm: float
     """Distance of the mapped fixed surface from the moving surface."""
+    surface_off_percent: float
+    """Share of the fixed surface mapped more than 5 mm away from the moving one, inwards or outwards."""
+    unseen_percent: float
+    """Share of the fixed lung mapped to where the moving scan shows nothing."""
     folded_percent: float
     """Share of lung where the unsmoothed Jacobian is not positive."""
     jacobian_percentiles: tuple[float, float, float, float, float]
@@ -55,6 +70,7 @@ class RegistrationQuality:
     overall: LungQuality
     lungs: dict[str, LungQuality]
     notes: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
     def to_dict(self) -> dict[str, object]:
         """Plain data."""
@@ -74,6 +90,7 @@ class Evidence:
     motion_mm: Array
     voxel_ml: float
     volume_moving_ml: float
+    unseen: float = 0.0
 
 
 def signed_distance(mask: Mask, spacing: float) -> NDArray[np.float32]:
@@ -103,6 +120,9 @@ def measure(lungs: list[Evidence]) -> LungQuality:
         dice=2 * both / sizes,
         surface_mean_mm=float(surface.mean()),
         surface_p95_mm=float(np.percentile(surface, 95)),
+        surface_off_percent=100 * float((surface > SURFACE_OFF_MM).mean()),
+        unseen_percent=100
+        * float(np.average([x.unseen for x in lungs], weights=[x.mask.sum() for x in lungs])),
         folded_percent=100 * float((jacobian <= 0).mean()),
         jacobian_percentiles=(float(p[0]), float(p[1]), float(p[2]), float(p[3]), float(p[4])),
         correlation_before=float(before.mean()),
@@ -114,4 +134,65 @@ def measure(lungs: list[Evidence]) -> LungQuality:
         / moving_ml,
         volume_fixed_ml=sum(float(lung.mask.sum()) * lung.voxel_ml for lung in lungs),
         volume_moving_ml=moving_ml,
+    )
+
+
+def check_surfaces(quality: dict[str, LungQuality]) -> tuple[Finding, ...]:
+    """Whether the masks of the two scans show the same lungs, and the moving scan all of them.
+
+    Returns
+    -------
+    tuple of Finding
+        ``MASKS_DISAGREE_LEFT`` and ``_RIGHT`` by the share of the surface that does not meet its like, as where
+        one mask lacks a part that the other has; ``LUNG_BEYOND_SCAN_LEFT`` and ``_RIGHT`` by the share of a lung
+        that was mapped out of the moving scan.
+    """
+    findings = []
+    for name, lung in quality.items():
+        found = (
+            (
+                "MASKS_DISAGREE",
+                lung.surface_off_percent,
+                SURFACE_OFF_PCT,
+                f"of the {name} lung's surface lie more than {SURFACE_OFF_MM:g} mm from where the other scan has it",
+                "One mask may lack a part of the lung: look at both; do not trust numbers near that surface.",
+            ),
+            (
+                "LUNG_BEYOND_SCAN",
+                lung.unseen_percent,
+                1.0,
+                f"of the {name} lung were mapped to where the other scan shows nothing",
+                "The other scan may cut the lung off: what lies there is unknown.",
+            ),
+        )
+        for code, value, limit, what, advice in found:
+            make = warn if value > limit else passed
+            findings.append(
+                make(
+                    f"{code}_{name.upper()}",
+                    f"{value:.1f} % {what}.",
+                    value=round(value, 2),
+                    limit=limit,
+                    unit="%",
+                    advice=advice if value > limit else "",
+                    touches=(name,),
+                )
+            )
+    return tuple(findings)
+
+
+def check_islands(ml: dict[str, float]) -> tuple[Finding, ...]:
+    """Whether crumbs of the masks were left out of the registration; `ml` keyed by scan."""
+    crumbs = {scan: volume for scan, volume in ml.items() if volume > 0}
+    if not crumbs:
+        return ()
+    listed = " and ".join(f"{volume:.2f} mL in the {scan} mask" for scan, volume in crumbs.items())
+    return (
+        warn(
+            "MASK_ISLANDS",
+            f"Small pieces apart from the lungs were not registered: {listed}.",
+            value=round(sum(crumbs.values()), 3),
+            unit="mL",
+            advice="They are probably not lung; their motion is that of the lung around them.",
+        ),
     )

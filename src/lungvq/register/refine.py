@@ -13,6 +13,8 @@ alone, and a step is taken as far as it improves the other half.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numba
 import numpy as np
 from scipy.ndimage import binary_dilation
@@ -20,7 +22,7 @@ from scipy.special import erfinv
 
 from lungvq.register.field import Array, Mask, blur, smooth
 
-__all__ = ["FINE_WINDOWS", "WINDOWS", "local_correlation", "pleura_distance", "refine"]
+__all__ = ["FINE_WINDOWS", "WINDOWS", "Refined", "local_correlation", "pleura_distance", "refine"]
 
 WINDOWS = (6.0, 5.0, 4.0, 3.0)
 """Sigma of the Gaussian window of each step, voxels."""
@@ -40,6 +42,7 @@ _LARGEST_STEP = 1.0  # voxels
 _CELL = 8  # voxels: edge of the cells of the chequerboard whose colours judge each other's steps
 _JUDGE = 20.0  # sigma over which that judgement is averaged, voxels
 _BY_CHANCE = 0.4  # how much of a step that follows noise is confirmed: noise reaches over the cells' edges
+_DISCORD = 3.3  # sigma over which the two halves' disagreement is averaged, voxels
 _BENEFIT_OF_DOUBT = 1e-4  # information per voxel^2 below which a step is taken as it is
 
 
@@ -261,6 +264,25 @@ def _double(field: Array, shape: tuple[int, ...]) -> Array:
     return np.ascontiguousarray(field[:, : shape[0], : shape[1], : shape[2]])
 
 
+class Refined(NamedTuple):
+    """An improved field and what its last step tells of the error that is left.
+
+    Parameters
+    ----------
+    field : ndarray, shape (3, K, J, I)
+        Index of a fixed voxel to index of the moving image, in voxels.
+    discord : ndarray, shape (K, J, I)
+        Rms half difference of two last steps, each computed from one half of the lung, in voxels.
+    weakness : ndarray, shape (K, J, I)
+        Root of the trace of the inverse of what is known of a displacement, in voxels: large where the
+        images hold little to go by.
+    """
+
+    field: Array
+    discord: Array
+    weakness: Array
+
+
 def refine(
     fixed: Array,
     share: Array,
@@ -270,7 +292,7 @@ def refine(
     windows: tuple[float, ...],
     *,
     outside: float,
-) -> Array:
+) -> Refined:
     """Improve a field that is right to about two voxels.
 
     Parameters
@@ -288,7 +310,7 @@ def refine(
 
     Returns
     -------
-    ndarray, shape (3, K, J, I)
+    Refined
         Good on the mask and the two voxels around it.
     """
     domain = binary_dilation(share > 0.5, iterations=2)
@@ -329,7 +351,25 @@ def refine(
         confirmed = (gain + _BENEFIT_OF_DOUBT) / (cost + _BENEFIT_OF_DOUBT)
         taken = np.clip((confirmed - _BY_CHANCE) / (1 - _BY_CHANCE), 0, 1)
         field = field + taken * step
-    return _double(field, fixed.shape)
+    seen = np.minimum(sums[9], 1)
+    discord = np.sqrt(_mean_where(((of_black - of_white) ** 2).sum(axis=0) / 4, seen, _DISCORD / 2))
+    fine = _double(np.stack([*field, discord, _weakness(whole).reshape(shape)]), fixed.shape)
+    return Refined(np.ascontiguousarray(fine[:3]), np.maximum(fine[3], 0), np.maximum(fine[4], 0))
+
+
+def _mean_where(values: Array, weight: Array, sigma: float) -> Array:
+    spread, total = blur(np.stack([values * weight, weight]), sigma)
+    return np.divide(spread, total, out=np.zeros_like(spread), where=total > 1e-4)
+
+
+def _weakness(sums: Array) -> Array:
+    """Root of the trace of the inverse of windows' mean information (10, N), voxels."""
+    known = np.maximum(sums[9], np.float32(1e-6))
+    a, b, c, d, e, f = sums[:6] / known
+    a, d, f = a + np.float32(_RIDGE), d + np.float32(_RIDGE), f + np.float32(_RIDGE)
+    minors = d * f - e * e, a * f - c * c, a * d - b * b
+    det = a * minors[0] + b * (c * e - b * f) + c * (b * e - c * d)
+    return np.sqrt(sum(minors) / np.maximum(det, np.float32(1e-9)))
 
 
 def _local_sums(fixed: Array, warped: Array, weight: Array, blurred_weight: Array, sigma: float) -> Array:
