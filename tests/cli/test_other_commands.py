@@ -61,6 +61,24 @@ def test_register_takes_any_mask_and_leaves_a_field(lungvq, pair, phantom, tmp_p
     assert np.median(error) < 2.0
 
 
+def test_segment_takes_lobes_of_ones_own(lungvq, pair, phantom, tmp_path):
+    truth = phantom.truth.lobes_insp
+    table = np.array([0, 10, 20, 30, 40, 50], np.uint8)
+    io.write(truth.like(table[truth.array]), tmp_path / "mine.nrrd")
+    options = ["--lobes", tmp_path / "mine.nrrd", "--lobe-labels", "LUL=10,LLL=20,RUL=30,RML=40,RLL=50"]
+    done = lungvq("segment", pair[0], *options, "-o", tmp_path / "out", "-q")
+    assert done.returncode == 0, done.stderr
+    lobes = io.read_labels(tmp_path / "out" / "labels" / "lobes.nii.gz").reorient("SPL")
+    true = truth.reorient("SPL").array
+    for label in range(1, 6):
+        a, b = lobes.array == label, true == label
+        assert 2 * (a & b).sum() / (a.sum() + b.sum()) > 0.98
+    record = json.loads((tmp_path / "out" / "segment.json").read_text())
+    assert record["found_by"] == {"lungs": "lungvq", "lobes": "the file mine.nrrd"}
+    assert record["volumes_ml"]["RML"] == pytest.approx((lobes.array == 4).sum() * lobes.voxel_ml)
+    assert "LOBES_GIVEN" in {f["code"] for f in record["findings"]}
+
+
 def test_a_mask_of_another_grid_is_refused(lungvq, pair, phantom, tmp_path):
     wrong = phantom.truth.lobes_exp.resample_labels(phantom.truth.lobes_exp.grid.with_spacing((4, 4, 4)))
     io.write(wrong, tmp_path / "wrong.nii.gz")

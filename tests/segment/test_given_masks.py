@@ -1,0 +1,94 @@
+"""Who goes first: a user's file, a program, lungvq; and what is refused before any work."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lungvq import io
+from lungvq.errors import GeometryError, InputError, UsageError
+from lungvq.segment import backends
+from lungvq.segment.given import Masks
+from lungvq.volume import Volume
+
+AFFINE = np.array([[0, 0, 2.0, -40], [0, 2.5, 0, -30], [3.0, 0, 0, 5], [0, 0, 0, 1]])
+
+
+@pytest.fixture
+def scans():
+    return {name: Volume(np.full((6, 8, 10), -800, np.int16), AFFINE) for name in ("insp", "exp")}
+
+
+@pytest.fixture
+def program(monkeypatch):
+    """A program that finds lungs of 1 and lobes of 3 everywhere."""
+    fake = replace(
+        backends.BACKENDS["lungmask"],
+        module="json",
+        weights=(),
+        lungs=lambda ct, models: ct.like(np.ones(ct.shape, np.uint8)),
+        lobes=lambda ct, models: ct.like(np.full(ct.shape, 3, np.uint8)),
+    )
+    monkeypatch.setitem(backends.BACKENDS, "lungmask", fake)
+
+
+def written(tmp_path, name, value, shape=(6, 8, 10)):
+    path = tmp_path / name
+    io.write(Volume(np.full(shape, value, np.uint8), AFFINE).reorient("RAS"), path)
+    return path
+
+
+def test_without_anything_lungvq_finds_all(scans):
+    given = Masks().read(scans)
+    assert set(given.told().values()) == {"lungvq"}
+    assert Masks().hashes() == {}
+
+
+def test_a_file_goes_before_a_program_and_that_before_lungvq(scans, program, tmp_path):
+    masks = Masks(
+        insp=written(tmp_path, "insp.nrrd", 7),
+        lobes=written(tmp_path, "lobes.mha", 20),
+        lobe_labels="LUL=20",
+        segmentation="lungmask",
+        models=tmp_path,
+    )
+    given = masks.read(scans)
+    assert given.told() == {
+        "lungs_insp": "the file insp.nrrd",
+        "lungs_exp": "lungmask",
+        "lobes": "the file lobes.mha",
+    }
+    assert (given.lungs_insp.array.max(), given.lungs_exp.array.max(), given.lobes.array.max()) == (7, 1, 20)
+    assert given.lobe_labels == {"LUL": 20}
+    given.check(scans["insp"].grid, scans["exp"].grid)  # in another axis order, on the same voxels
+    without = Masks(segmentation="lungmask", models=tmp_path).read({"insp": scans["insp"]})
+    assert without.told() == {"lungs_insp": "lungmask", "lungs_exp": "lungvq", "lobes": "lungmask"}
+
+
+def test_every_part_sets_results_apart(program, tmp_path):
+    lobes = written(tmp_path, "lobes.nii.gz", 1)
+    variants = [
+        Masks(),
+        Masks(lobes=lobes),
+        Masks(lobes=lobes, lobe_labels="LUL=2"),
+        Masks(insp=lobes),
+        Masks(exp=lobes),
+        Masks(segmentation="lungmask"),
+    ]
+    assert len({str(sorted(m.hashes().items())) for m in variants}) == len(variants)
+
+
+def test_mistakes_are_told_before_the_work(scans, tmp_path):
+    with pytest.raises(InputError, match=r"nowhere\.nii: no such file"):
+        Masks(lobes=tmp_path / "nowhere.nii").hashes()
+    with pytest.raises(UsageError, match="none was given"):
+        Masks(lobe_labels="LUL=1").hashes()
+    with pytest.raises(UsageError, match="no segmentation 'x'"):
+        Masks(segmentation="x").hashes()
+    other = Masks(exp=written(tmp_path, "exp.nii.gz", 1, (5, 8, 10))).read(scans)
+    with pytest.raises(
+        GeometryError, match=r"lung mask given for the expiration \(the file exp.nii.gz\) does not"
+    ):
+        other.check(scans["insp"].grid, scans["exp"].grid)
