@@ -72,7 +72,7 @@ def kmeans_cuts(ordered: np.ndarray, seeds: tuple[float, ...]) -> list[float]:
     centres = low + np.array(seeds) * (high - low)
     ends = None
     while True:
-        cuts = (centres[1:] + centres[:-1]) / 2
+        cuts = ((centres[1:] + centres[:-1]) / 2).astype(ordered.dtype)  # else all values would be converted
         found = np.concatenate([[0], np.searchsorted(ordered, cuts), [ordered.size]])
         if ends is not None and np.array_equal(found, ends):
             return [float(c) for c in cuts]
@@ -141,7 +141,7 @@ def large_clusters(
     Parameters
     ----------
     low : ndarray of bool, shape (K, J, I)
-    parts : ndarray of int, the same shape
+    parts : ndarray of uint8, the same shape
         Clusters end where this label changes (1 left, 2 right lung); 0 is outside.
     voxel_ml, least_ml : float
 
@@ -159,22 +159,19 @@ def large_clusters(
     Examples
     --------
     >>> low = np.array([[[1, 1, 0, 1, 1, 1]]], bool)
-    >>> kept, sizes = large_clusters(low, np.array([[[1, 1, 1, 1, 2, 2]]]), voxel_ml=1, least_ml=2)
+    >>> kept, sizes = large_clusters(low, np.array([[[1, 1, 1, 1, 2, 2]]], np.uint8), voxel_ml=1, least_ml=2)
     >>> kept.astype(int).tolist(), sizes
     ([[[1, 1, 0, 0, 1, 1]]], {1: [2.0], 2: [2.0]})
     """
     kept = np.zeros(low.shape, bool)
     sizes: dict[int, list[float]] = {}
-    for part in np.unique(parts[parts > 0]):
-        own = low & (parts == part)
-        sizes[int(part)] = []
-        box = find_objects(own.view(np.uint8))
-        if not box:
+    for part, box in enumerate(find_objects(parts), start=1):
+        if box is None:
             continue
-        clusters, n = label(own[box[0]])
+        clusters, n = label(low[box] & (parts[box] == part))
         ml = np.bincount(clusters.ravel(), minlength=n + 1) * voxel_ml
         large = ml >= least_ml
         large[0] = False
-        kept[box[0]] |= large[clusters]
-        sizes[int(part)] = sorted((float(v) for v in ml[large]), reverse=True)
+        kept[box] |= large[clusters]
+        sizes[part] = sorted((float(v) for v in ml[large]), reverse=True)
     return kept, sizes

@@ -62,9 +62,9 @@ def median_filter(array, mask, depth):
     """
     out = array.copy()
     nk, nj, ni = array.shape
-    size, reach = depth * 9, depth // 2
+    reach, half = depth // 2, (depth * 9 + 1) // 2
     for k in numba.prange(nk):
-        window = np.empty(size, array.dtype)
+        lowest = np.empty(half, array.dtype)  # of the window so far, in order: the last of them is the median
         for j in range(nj):
             for i in range(ni):
                 if not mask[k, j, i]:
@@ -76,13 +76,17 @@ def median_filter(array, mask, depth):
                             value = array[
                                 min(max(a, 0), nk - 1), min(max(b, 0), nj - 1), min(max(c, 0), ni - 1)
                             ]
+                            if n == half:
+                                if value >= lowest[half - 1]:
+                                    continue
+                                n -= 1
                             at = n
-                            while at > 0 and window[at - 1] > value:
-                                window[at] = window[at - 1]
+                            while at > 0 and lowest[at - 1] > value:
+                                lowest[at] = lowest[at - 1]
                                 at -= 1
-                            window[at] = value
+                            lowest[at] = value
                             n += 1
-                out[k, j, i] = window[size // 2]
+                out[k, j, i] = lowest[half - 1]
     return out
 
 

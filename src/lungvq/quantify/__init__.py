@@ -7,14 +7,13 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import pandas as pd
 
-from lungvq.anatomy import PRM_CLASSES, VQ_CLASSES
 from lungvq.clinical.defects import DEFAULT_RULE
 from lungvq.clinical.density import low_attenuation_pct
 from lungvq.clinical.gravity import SUPINE
 from lungvq.clinical.heterogeneity import cv, iqr_over_mean
 from lungvq.clinical.vq import DEFECT_SHARE
 from lungvq.quantify.classes import class_rows, prm_rows, vq_rows
-from lungvq.quantify.density import LAA_HU, BreathHold, carried_rows, ratio_rows, scan_rows
+from lungvq.quantify.density import LAA_HU, BreathHold, carried_rows, hu_levels, ratio_rows, scan_rows
 from lungvq.quantify.function import DEFAULT_METHODS, function_rows
 from lungvq.quantify.regions import Regions, Row, percent
 from lungvq.quantify.zones import ZONE_DEF, ZONE_DEFS, zones_by_height, zones_of
@@ -110,36 +109,47 @@ def _other_zones(
     exp: BreathHold, insp: BreathHold, maps: dict[str, Volume], rows: list[Row]
 ) -> Iterator[Row]:
     """The zone numbers that decisions are made on, by every definition but the default."""
-    known = {r.metric: r.value for r in rows if r.region == "both" and r.is_default}
+    inside = {"exp": exp.lungs.array > 0, "insp": insp.lungs.array > 0}
+    holds = {"exp": exp, "insp": insp}
+    levels = {hold: hu_levels(b.hu.array[inside[hold]], b.calibrate) for hold, b in holds.items()}
+    row = {name: maps[name].array[inside["exp"]] for name in (*DEFAULT_METHODS, "vq_class", "prm")}
+    counted = {r.metric: r.value for r in rows if r.region == "both" and r.is_default}
     for definition in ZONE_DEFS:
-        zones = [zones_of(definition, b.lungs, b.lobes, b.carina_mm) for b in (exp, insp)]
-        if definition == ZONE_DEF or zones[0] is None or zones[1] is None:
+        zones = {hold: zones_of(definition, b.lungs, b.lobes, b.carina_mm) for hold, b in holds.items()}
+        if definition == ZONE_DEF or any(z is None for z in zones.values()):
             continue
-        expired = Regions(exp.lungs, exp.lobes, zones[0], definition)
-        inspired = Regions(insp.lungs, insp.lobes, zones[1], definition)
-        for breath, regions, hold in ((exp, expired, "exp"), (insp, inspired, "insp")):
-            hu = breath.calibrate(regions.row(breath.hu.array))
-            for region in regions.zones_only():
+        regions = {
+            hold: Regions(b.lungs, b.lobes, zone, definition)
+            for hold, b in holds.items()
+            if (zone := zones[hold]) is not None
+        }
+        for hold, (labels, hu) in levels.items():
+            for region, counts in regions[hold].tally_zones(labels, hu.size):
                 if hold == "exp":
-                    ml = float(np.count_nonzero(region.where)) * regions.voxel_ml
+                    ml = float(counts.sum()) * regions[hold].voxel_ml
                     yield region.row("volume_exp_ml", ml, "mL", "mask@1", 0)
                 for metric, threshold in LAA_HU[hold].items():
-                    low = low_attenuation_pct(hu[region.where], threshold)
-                    yield region.row(metric, low, "%", "threshold@1", 0)
+                    yield region.row(
+                        metric, low_attenuation_pct(hu, threshold, counts), "%", "threshold@1", 0
+                    )
         for name, method in DEFAULT_METHODS.items():
-            values = expired.row(maps[name].array)
-            total = float(np.nansum(values, dtype=np.float64))
-            mean = total / max(int(np.isfinite(values).sum()), 1)
-            for region in expired.zones_only():
-                own = values[region.where]
-                share = percent(float(np.nansum(own, dtype=np.float64)), total)
-                if np.isnan(known[f"{name}_fraction_pct"]):
-                    share = float("nan")
-                yield region.row(f"{name}_fraction_pct", share, "%", method, 0)
-                low = percent(float((own < DEFECT_SHARE * mean).sum()), float(np.isfinite(own).sum()))
-                yield region.row(
-                    f"{name}_defect_pct", low if mean > 0 else float("nan"), "%", DEFAULT_RULE, 0
-                )
-        vq, prm = (expired.row(maps[name].array) for name in ("vq_class", "prm"))
-        yield from class_rows(expired.zones_only(), "vq", VQ_CLASSES, vq, DEFAULT_RULE, 0)
-        yield from class_rows(expired.zones_only(), "prm", PRM_CLASSES, prm, "prm@1", 0)
+            yield from _zone_shares(regions["exp"], name, method, row[name], counted[f"{name}_fraction_pct"])
+        yield from class_rows(regions["exp"].tally_zones(row["vq_class"], 5), "vq", DEFAULT_RULE, 0)
+        yield from class_rows(regions["exp"].tally_zones(row["prm"], 5), "prm", "prm@1", 0)
+
+
+def _zone_shares(regions: Regions, name: str, method: str, values: np.ndarray, whole: float) -> Iterator[Row]:
+    """Fraction and defects of the zones; `whole` is the fraction of both lungs, 100 or NaN."""
+    defined = np.isfinite(values)
+    known = np.where(defined, values, 0)
+    total = float(known.sum(dtype=np.float64))
+    mean = total / max(int(defined.sum()), 1)
+    # Label 0: not defined, 1: kept, 2: in a defect.
+    labels = defined.astype(np.int8) + (defined & (values < DEFECT_SHARE * mean))
+    counts = regions.tally_zones(labels, 3)
+    sums = regions.tally_zones(np.zeros(values.shape, bool), 1, known)
+    for (region, n), (_, own) in zip(counts, sums, strict=True):
+        share = percent(own[0], total) if np.isfinite(whole) else float("nan")
+        low = percent(n[2], n[1] + n[2]) if mean > 0 else float("nan")
+        yield region.row(f"{name}_fraction_pct", share, "%", method, 0)
+        yield region.row(f"{name}_defect_pct", low, "%", DEFAULT_RULE, 0)

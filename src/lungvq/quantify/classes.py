@@ -18,61 +18,81 @@ from lungvq.clinical.vq import (
     sweep_mean,
     vq_log2,
 )
-from lungvq.quantify.function import CLEAN_RULE
+from lungvq.quantify.function import CLEAN_RULE, THIN_MM
 from lungvq.quantify.regions import Region, Regions, Row, percent
 from lungvq.volume import Volume
 
 __all__ = ["class_rows", "prm_rows", "vq_rows"]
 
 _SHOWN_THRESHOLDS = (0.40, 0.50, 0.70, 0.80)  # beside the default; between them the sweep's area speaks
+_CLASSES = {"vq": VQ_CLASSES, "prm": PRM_CLASSES}
 _BANDS = {"low": (0.0, 0.5), "even": (0.8, 1.25), "high": (2.0, np.inf)}
 
 
 def class_rows(
-    regions: Iterable[Region],
-    prefix: str,
-    classes: dict[str, int],
-    labels: np.ndarray,
-    method: str,
-    default: int = 1,
+    tallies: Iterable[tuple[Region, np.ndarray]], prefix: str, method: str, default: int = 1
 ) -> Iterator[Row]:
     """Share of each class, in % of the voxels that have one, and for V/Q of all that are not normal.
 
     Parameters
     ----------
-    labels : ndarray of uint8, shape (N,)
-        Class of each voxel of the row; 0 none.
+    tallies : iterable of (Region, ndarray, shape (5,))
+        How many voxels have no class, class 1, 2, 3 and 4.
+    prefix : str
+        ``"vq"`` or ``"prm"``.
     """
-    for region in regions:
-        counts = np.bincount(labels[region.where], minlength=5)[1:]
-        whole = float(counts.sum())
-        for name, label in classes.items():
-            share = percent(float(counts[label - 1]), whole)
-            yield region.row(f"{prefix}_{name}_pct", share, "%", method, default)
+    for region, counts in tallies:
+        whole = float(counts[1:].sum())
+        for name, label in _CLASSES[prefix].items():
+            yield region.row(f"{prefix}_{name}_pct", percent(counts[label], whole), "%", method, default)
         if prefix == "vq":
-            abnormal = percent(whole - float(counts[classes["normal"] - 1]), whole)
-            yield region.row("vq_abnormal_pct", abnormal, "%", method, default)
+            abnormal = whole - float(counts[VQ_CLASSES["normal"]])
+            yield region.row("vq_abnormal_pct", percent(abnormal, whole), "%", method, default)
 
 
 def prm_rows(regions: Regions, maps: dict[str, Volume]) -> Iterator[Row]:
     """PRM by its published filter, and by the one in space where it is given as ``prm_median3d``."""
-    yield from class_rows(regions, "prm", PRM_CLASSES, regions.row(maps["prm"].array), "prm@1")
+    yield from class_rows(regions.tally(regions.row(maps["prm"].array), 5), "prm", "prm@1")
     if "prm_median3d" in maps:
         quiet = regions.row(maps["prm_median3d"].array)
-        yield from class_rows(regions, "prm", PRM_CLASSES, quiet, "prm_median3d@1", 0)
+        yield from class_rows(regions.tally(quiet, 5), "prm", "prm_median3d@1", 0)
 
 
 def vq_rows(regions: Regions, maps: dict[str, Volume]) -> Iterator[Row]:
-    """V/Q classes at the default threshold, cleaned, and over the sweep; the ratio; and the joint table."""
+    """V/Q classes at the default threshold and cleaned; over the sweep; the ratio; and the joint table."""
     labels = regions.row(maps["vq_class"].array)
-    yield from class_rows(regions, "vq", VQ_CLASSES, labels, "mean60@1")
+    yield from class_rows(regions.tally(labels, 5), "vq", "mean60@1")
     clean = regions.row(_without_small(maps["vq_class"].array, regions))
-    yield from class_rows(regions, "vq", VQ_CLASSES, clean, CLEAN_RULE, 0)
-    v, q = relative_to_mean(regions.row(maps["ventilation"].array), regions.row(maps["perfusion"].array))
+    yield from class_rows(regions.tally(clean, 5), "vq", CLEAN_RULE, 0)
+    # The rest on fewer voxels; relative to the means over all of them, as the classes are.
+    thin, every = regions.thinned(THIN_MM)
+    v, q = (
+        thin.row(relative[every])
+        for relative in relative_to_mean(maps["ventilation"].array, maps["perfusion"].array)
+    )
     log2 = vq_log2(v, q)
-    for region in regions:
-        own_v, own_q, own_log2 = v[region.where], q[region.where], log2[region.where]
-        joint = joint_histogram(own_v, own_q, SWEEP)
+    yield from _swept(thin, v, q)
+    for region, where in thin:
+        own = log2[where]
+        ratio = np.exp2(own[np.isfinite(own)])
+        for name, (low, high) in _BANDS.items():
+            within = percent(np.count_nonzero((ratio >= low) & (ratio <= high)), ratio.size)
+            yield region.row(f"vq_ratio_{name}_pct", within, "%", "vq_log2@1")
+        for letter, weights in (("v", v), ("q", q)):
+            spread = log_sd(np.log(2) * own, weights[where])
+            yield region.row(f"vq_log_sd_{letter}", spread, "1", "vq_log2@1")
+    for region, where in thin.each_lung():
+        yield region.row("vq_correlation", _correlation(v[where], q[where]), "1", "pearson@1")
+    joint = joint_histogram(v, q, JOINT_EDGES)
+    for (row, column), count in np.ndenumerate(joint):
+        share = percent(count, joint.sum())
+        yield Region("both").row(f"vq_joint_v{row + 1}q{column + 1}_pct", share, "%", "lb_mean_fixed@1")
+
+
+def _swept(regions: Regions, v: np.ndarray, q: np.ndarray) -> Iterator[Row]:
+    """Shares of the classes at other thresholds, and their areas over the sweep."""
+    for region, where in regions:
+        joint = joint_histogram(v[where], q[where], SWEEP)
         swept = [classes_of_joint(joint, at) for at in range(1, len(SWEEP) + 1)]
         for threshold in _SHOWN_THRESHOLDS:
             for name, share in swept[SWEEP.index(threshold)].items():
@@ -80,21 +100,6 @@ def vq_rows(regions: Regions, maps: dict[str, Volume]) -> Iterator[Row]:
         for name in (*VQ_CLASSES, "abnormal"):
             area = sweep_mean([shares[name] for shares in swept])
             yield region.row(f"vq_{name}_sweep_pct", area, "%", "sweep40to80@1")
-        known = own_log2[np.isfinite(own_log2)]
-        for name, (low, high) in _BANDS.items():
-            ratio = np.exp2(known)
-            within = percent(float(((ratio >= low) & (ratio <= high)).sum()), known.size)
-            yield region.row(f"vq_ratio_{name}_pct", within, "%", "vq_log2@1")
-        for letter, weights in (("v", own_v), ("q", own_q)):
-            yield region.row(f"vq_log_sd_{letter}", log_sd(np.log(2) * own_log2, weights), "1", "vq_log2@1")
-    for region in regions.lungs_only():
-        yield region.row("vq_correlation", _correlation(v[region.where], q[region.where]), "1", "pearson@1")
-    both = next(regions.lungs_only())
-    joint = joint_histogram(v, q, JOINT_EDGES)
-    for row, counts in enumerate(joint, start=1):
-        for column, count in enumerate(counts, start=1):
-            share = percent(float(count), float(joint.sum()))
-            yield both.row(f"vq_joint_v{row}q{column}_pct", share, "%", "lb_mean_fixed@1")
 
 
 def _without_small(classes: np.ndarray, regions: Regions) -> np.ndarray:

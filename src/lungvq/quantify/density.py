@@ -14,7 +14,7 @@ from lungvq.quantify.regions import Regions, Row
 from lungvq.quantify.zones import zones_by_height
 from lungvq.volume import Volume
 
-__all__ = ["BreathHold", "carried_rows", "ratio_rows", "scan_rows"]
+__all__ = ["LAA_HU", "BreathHold", "carried_rows", "hu_levels", "ratio_rows", "scan_rows"]
 
 LAA_HU: dict[str, dict[str, float]] = {
     "insp": {"laa950_pct": EMPHYSEMA_HU, "laa910_pct": -910.0},
@@ -41,6 +41,15 @@ class BreathHold:
         return Regions(self.lungs, self.lobes, zones_by_height(self.lungs))
 
 
+def hu_levels(hu: np.ndarray, calibrate: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """CT numbers as scanned, as labels from 0, and the calibrated value of each label.
+
+    A scan has a few thousand different values: what is counted on them is counted once.
+    """
+    lowest, highest = (int(hu.min()), int(hu.max())) if hu.size else (0, 0)
+    return hu.astype(np.int32) - lowest, calibrate(np.arange(lowest, highest + 1))
+
+
 def scan_rows(breath: BreathHold, regions: Regions, hold: str) -> Iterator[Row]:
     """What one scan tells by itself.
 
@@ -50,26 +59,29 @@ def scan_rows(breath: BreathHold, regions: Regions, hold: str) -> Iterator[Row]:
         ``"insp"`` or ``"exp"``. Volume, air and mass of zones are left to `carried_rows` at inspiration, where a
         zone would not be the same tissue.
     """
-    hu = breath.calibrate(regions.row(breath.hu.array))
-    quiet = breath.calibrate(regions.row(median_filter(breath.hu.array, regions.inside, 3)))
-    ml = regions.voxel_ml
-    for region in regions:
-        own = hu[region.where]
+    labels, hu = hu_levels(regions.row(breath.hu.array), breath.calibrate)
+    mass_per_ml = density(hu.astype(np.float64))
+    for region, counts in regions.tally(labels, hu.size):
+        n = float(counts.sum())
+        volume, mass = n * regions.voxel_ml, float(counts @ mass_per_ml) * regions.voxel_ml
         if hold == "exp" or not region.zone_def:
-            volume, mass = own.size * ml, float(density(own).sum(dtype=np.float64)) * ml
             yield region.row(f"volume_{hold}_ml", volume, "mL", "mask@1")
             yield region.row(f"mass_{hold}_g", mass, "g", "mask@1")
             yield region.row(f"air_{hold}_ml", volume - mass, "mL", "mask@1")
-        mean = float(own.mean(dtype=np.float64)) if own.size else float("nan")
-        yield region.row(f"mld_{hold}_hu", mean, "HU", "densitometry@1")
-        for percent, value in zip(PERCENTILES, percentile_hu(own), strict=True):
+        yield region.row(f"mld_{hold}_hu", 1000 * (_over(mass, volume) - 1), "HU", "densitometry@1")
+        for percent, value in zip(PERCENTILES, percentile_hu(hu, counts=counts), strict=True):
             yield region.row(f"perc{percent}_{hold}_hu", value, "HU", "densitometry@1")
         for metric, threshold in LAA_HU[hold].items():
-            yield region.row(metric, low_attenuation_pct(own, threshold), "%", "threshold@1")
-            least = low_attenuation_pct(quiet[region.where], threshold)
-            yield region.row(metric, least, "%", "threshold_median3d@1", 0)
+            yield region.row(metric, low_attenuation_pct(hu, threshold, counts), "%", "threshold@1")
         if not region.zone_def:
-            yield region.row(f"trapping_volume_{hold}_pct", trapping_volume_pct(own), "%", "densitometry@1")
+            share = trapping_volume_pct(hu, counts)
+            yield region.row(f"trapping_volume_{hold}_pct", share, "%", "densitometry@1")
+    quiet = regions.row(median_filter(breath.hu.array, regions.inside, 3))
+    labels, hu = hu_levels(quiet, breath.calibrate)
+    for region, counts in regions.tally(labels, hu.size):
+        for metric, threshold in LAA_HU[hold].items():
+            least = low_attenuation_pct(hu, threshold, counts)
+            yield region.row(metric, least, "%", "threshold_median3d@1", 0)
 
 
 def carried_rows(breath: BreathHold, regions: Regions, jacobian: Volume, change: Volume) -> Iterator[Row]:
@@ -80,19 +92,18 @@ def carried_rows(breath: BreathHold, regions: Regions, jacobian: Volume, change:
     breath : BreathHold
         The expiration.
     jacobian, change : Volume
-        Inspiratory volume, and mass gained, per mL of expiratory lung.
+        Inspiratory volume, and mass gained, per mL of expiratory lung; nothing is added where they are NaN.
     """
-    volume = regions.row(jacobian.array)
+    volume = np.nan_to_num(regions.row(jacobian.array))
     mass = density(breath.calibrate(regions.row(breath.hu.array))) + regions.row(change.array)
-    for region in regions:
+    alike = np.zeros(volume.shape, np.int32)
+    sums = (regions.tally(alike, 1, weights) for weights in (volume, np.nan_to_num(mass)))
+    for (region, ml), (_, g) in zip(*sums, strict=True):
+        volume_ml, mass_g = float(ml[0]) * regions.voxel_ml, float(g[0]) * regions.voxel_ml
         default = int(bool(region.zone_def))
-        ml, g = (
-            float(np.nansum(values[region.where], dtype=np.float64)) * regions.voxel_ml
-            for values in (volume, mass)
-        )
-        yield region.row("volume_insp_ml", ml, "mL", "jacobian@1", default)
-        yield region.row("mass_insp_g", g, "g", "mass_change@1", default)
-        yield region.row("air_insp_ml", ml - g, "mL", "mass_change@1", default)
+        yield region.row("volume_insp_ml", volume_ml, "mL", "jacobian@1", default)
+        yield region.row("mass_insp_g", mass_g, "g", "mass_change@1", default)
+        yield region.row("air_insp_ml", volume_ml - mass_g, "mL", "mass_change@1", default)
 
 
 def ratio_rows(rows: Iterable[Row]) -> Iterator[Row]:

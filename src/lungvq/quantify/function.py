@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from lungvq.anatomy import LUNGS
 from lungvq.clinical.defects import DEFAULT_RULE, DEFECT_RULES, LEAST_DEFECT_ML, large_clusters
 from lungvq.clinical.gravity import detrended, gradient_pct_per_cm
 from lungvq.clinical.heterogeneity import (
@@ -20,10 +21,10 @@ from lungvq.clinical.heterogeneity import (
     smoothed,
 )
 from lungvq.clinical.vq import DEFECT_SHARE
-from lungvq.quantify.regions import Regions, Row, percent
+from lungvq.quantify.regions import Region, Regions, Row, percent
 from lungvq.volume import Volume
 
-__all__ = ["DEFAULT_METHODS", "function_rows"]
+__all__ = ["CLEAN_RULE", "DEFAULT_METHODS", "THIN_MM", "function_rows"]
 
 DEFAULT_METHODS: dict[str, str] = {"ventilation": "air_gain@1", "perfusion": "blood_mass@1"}
 """Estimators of the maps that are counted."""
@@ -35,7 +36,9 @@ OTHER_METHODS: dict[str, tuple[str, str]] = {
 """Other maps of the same quantity: that quantity and their estimator."""
 
 CLEAN_RULE = "mean60_min1ml@1"
-_THIN_MM = 2.0  # the maps are averages over 5 mm and more: neighbourhoods need no finer voxels
+THIN_MM = 2.0
+"""The maps are averages over 5 mm and more: beyond sums, shares and CV, voxels this far apart tell as much."""
+
 _HIGH_SHARE = 2.0
 _UNEVEN = 0.20  # a local CV above it is counted as uneven
 _LEAST_AIR_CHANGE = 0.01  # of expired air: with less, shares of it are shares of noise
@@ -58,127 +61,111 @@ def function_rows(
         The way down in LPS.
     """
     for name in DEFAULT_METHODS:
-        yield from _row_by_row(regions, name, maps, expired_air_ml)
-        yield from _neighbourhoods(regions, name, maps[name], down)
-        yield from _clusters(regions, name, maps[name])
+        values = regions.row(maps[name].array)
+        yield from _row_by_row(regions, name, values, expired_air_ml)
+        yield from _on_thinned(regions, name, maps, down)
+        yield from _clusters(regions, name, maps[name], values)
     for name, (quantity, method) in OTHER_METHODS.items():
         if name in maps:
-            values = regions.row(maps[name].array)
-            for region in regions:
-                ml = _sum(values[region.where]) * regions.voxel_ml
-                yield region.row(f"{quantity}_ml", ml, "mL", method, 0)
+            values = np.nan_to_num(regions.row(maps[name].array))
+            for region, total in regions.tally(np.zeros(values.shape, bool), 1, values):
+                yield region.row(f"{quantity}_ml", float(total[0]) * regions.voxel_ml, "mL", method, 0)
 
 
-def _row_by_row(regions: Regions, name: str, maps: dict[str, Volume], expired_air_ml: float) -> Iterator[Row]:
+def _row_by_row(regions: Regions, name: str, values: np.ndarray, expired_air_ml: float) -> Iterator[Row]:
+    """Amounts, shares, CV, H and defects, on every voxel."""
     method = DEFAULT_METHODS[name]
-    values = regions.row(maps[name].array)
-    errors = regions.row(maps[f"{name}_se"].array)
     defined = np.isfinite(values)
     ordered = np.sort(values[defined])
     total = _sum(ordered)
     if name == "ventilation" and abs(total * regions.voxel_ml) < _LEAST_AIR_CHANGE * expired_air_ml:
         total = float("nan")
     mean = float(ordered.mean(dtype=np.float64)) if ordered.size else float("nan")
-    thresholds = {
-        rule: how.threshold(ordered) if mean > 0 else float("nan") for rule, how in DEFECT_RULES.items()
-    }
-    for region in regions:
-        known = region.where & defined
-        own = values[known]
-        n = int(np.count_nonzero(region.where))
+    thresholds = [how.threshold(ordered) if mean > 0 else float("nan") for how in DEFECT_RULES.values()]
+    del ordered
+    for region, where in regions:
+        own = values[where & defined]
+        n = int(np.count_nonzero(where))
         if name == "ventilation":
             yield region.row("ventilation_ml", _sum(own) * regions.voxel_ml, "mL", method)
         yield region.row(f"{name}_fraction_pct", percent(_sum(own), total), "%", method)
         yield region.row(f"{name}_undefined_pct", percent(n - own.size, n), "%", method)
-        for metric, value in (
-            ("cv", cv(own)),
-            ("h", iqr_over_mean(own)),
-            ("skewness", skewness(own)),
-            ("gini", gini(own)),
-            ("cv_corrected", cv_beyond_error(own, errors[known])),
-        ):
-            yield region.row(f"{name}_{metric}", value, "1", method)
-        for rule, threshold in thresholds.items():
-            low = percent(float((own < threshold).sum()), own.size) if mean > 0 else float("nan")
+        yield region.row(f"{name}_cv", cv(own), "1", method)
+        yield region.row(f"{name}_h", iqr_over_mean(own), "1", method)
+        for rule, threshold in zip(DEFECT_RULES, thresholds, strict=True):
+            low = _share_of(own < threshold, mean)
             yield region.row(f"{name}_defect_pct", low, "%", rule, int(rule == DEFAULT_RULE))
-        high = percent(float((own > _HIGH_SHARE * mean).sum()), own.size) if mean > 0 else float("nan")
-        yield region.row(f"{name}_high_pct", high, "%", "mean200@1")
+        yield region.row(f"{name}_high_pct", _share_of(own > _HIGH_SHARE * mean, mean), "%", "mean200@1")
 
 
-def _neighbourhoods(
-    regions: Regions, name: str, volume: Volume, down: tuple[float, float, float]
+def _share_of(which: np.ndarray, mean: float) -> float:
+    """%; NaN where there is no positive mean to be low or high against."""
+    return percent(np.count_nonzero(which), which.size) if mean > 0 else float("nan")
+
+
+def _on_thinned(
+    regions: Regions, name: str, maps: dict[str, Volume], down: tuple[float, float, float]
 ) -> Iterator[Row]:
-    """What depends on what lies nearby, or on height: on thinned voxels."""
+    """What depends on what lies nearby, or on height, and further numbers of unevenness."""
     method = DEFAULT_METHODS[name]
-    thin, every = regions.thinned(_THIN_MM)
-    values = np.ascontiguousarray(volume.array[every])
-    local = thin.row(local_cv(values, thin.lungs))
-    scales = {mm: thin.row(smoothed(values, thin.lungs, mm)) for mm in SCALES_MM}
-    row = thin.row(values)
+    thin, every = regions.thinned(THIN_MM)
+    volume, errors = (np.ascontiguousarray(maps[n].array[every]) for n in (name, f"{name}_se"))
+    local = thin.row(local_cv(volume, thin.lungs))
+    scales = {mm: thin.row(smoothed(volume, thin.lungs, mm)) for mm in SCALES_MM}
+    values, error = thin.row(volume), thin.row(errors)
     depth = _depth(thin, down)
-    level = detrended(row, depth)
-    mean = float(np.nanmean(row, dtype=np.float64)) if np.isfinite(row).any() else float("nan")
+    level = detrended(values, depth)
+    mean = float(np.nanmean(values, dtype=np.float64)) if np.isfinite(values).any() else float("nan")
     flat = f"{method.partition('@')[0]}_detrended@1"
-    for region in thin:
+    for region, where in thin:
+        where = where & np.isfinite(values)
+        own = values[where]
+        yield region.row(f"{name}_skewness", skewness(own), "1", method)
+        yield region.row(f"{name}_gini", gini(own), "1", method)
+        yield region.row(f"{name}_cv_corrected", cv_beyond_error(own, error[where]), "1", method)
         for mm, smooth in scales.items():
-            yield region.row(f"{name}_cv_{mm}mm", cv(_known(smooth[region.where])), "1", method)
-        spread = _known(local[region.where])
+            yield region.row(f"{name}_cv_{mm}mm", cv(smooth[where]), "1", method)
+        spread = local[where & np.isfinite(local)]
         low, middle, high = np.percentile(spread, (25, 50, 75)) if spread.size else [float("nan")] * 3
         yield region.row(f"{name}_local_cv", float(middle), "1", "cube20mm@1")
         yield region.row(f"{name}_local_cv_iqr", float(high - low), "1", "cube20mm@1")
-        uneven = percent(float((spread > _UNEVEN).sum()), spread.size)
+        uneven = percent(np.count_nonzero(spread > _UNEVEN), spread.size)
         yield region.row(f"{name}_local_cv_high_pct", uneven, "%", "cube20mm@1")
-        own = _known(level[region.where])
-        yield region.row(f"{name}_cv", cv(own), "1", flat, 0)
-        below = percent(float((own < DEFECT_SHARE * mean).sum()), own.size) if mean > 0 else float("nan")
+        yield region.row(f"{name}_cv", cv(level[where]), "1", flat, 0)
+        below = _share_of(level[where] < DEFECT_SHARE * mean, mean)
         yield region.row(f"{name}_defect_pct", below, "%", "mean60_detrended@1", 0)
-    for region in thin.lungs_only():
-        known = region.where & np.isfinite(row)
+    for region, where in thin.each_lung():
+        where = where & np.isfinite(values)
         for kind, groups in (("lobes", thin.lobe), ("zones", thin.zone)):
-            share = between_share(row[known], groups[known])
+            share = between_share(values[where], groups[where])
             yield region.row(f"{name}_between_{kind}_pct", share, "%", "variance_split@1")
-        slope = gradient_pct_per_cm(row[known], depth[known])
+        slope = gradient_pct_per_cm(values[where], depth[where])
         yield region.row(f"{name}_gradient_pct_per_cm", slope, "%/cm", "height@1")
 
 
-def _clusters(regions: Regions, name: str, volume: Volume) -> Iterator[Row]:
+def _clusters(regions: Regions, name: str, volume: Volume, values: np.ndarray) -> Iterator[Row]:
     """Defects of at least 1 mL: how many, how large the largest, and the share that is in them."""
-    values = volume.array
-    defined = np.isfinite(values) & regions.inside
+    defined = np.isfinite(values)
     mean = float(values[defined].mean(dtype=np.float64)) if defined.any() else float("nan")
-    if not mean > 0:
-        kept, sizes = np.zeros(values.shape, bool), None
-    else:
-        with np.errstate(invalid="ignore"):
-            low = values < np.float32(DEFECT_SHARE * mean)
-        kept, sizes = large_clusters(low, regions.lungs.array, regions.voxel_ml, LEAST_DEFECT_ML)
-    row, known = regions.row(kept), regions.row(defined)
-    for region in regions:
-        n = float(np.count_nonzero(known & region.where))
-        share = percent(float(np.count_nonzero(row & region.where)), n) if sizes is not None else float("nan")
+    with np.errstate(invalid="ignore"):
+        low = volume.array < np.float32(DEFECT_SHARE * mean if mean > 0 else np.nan)
+    kept, sizes = large_clusters(low, regions.lungs.array, regions.voxel_ml, LEAST_DEFECT_ML)
+    # Label 0: not defined, 1: kept, 2: in a defect.
+    for region, counts in regions.tally(defined.astype(np.int8) + (defined & regions.row(kept)), 3):
+        share = percent(counts[2], counts[1] + counts[2]) if mean > 0 else float("nan")
         yield region.row(f"{name}_defect_pct", share, "%", CLEAN_RULE, 0)
-    for region in regions.lungs_only():
-        labels = np.unique(regions.lung[region.where])
-        own = (
-            sorted((ml for label in labels for ml in sizes.get(int(label), [])), reverse=True)
-            if sizes
-            else []
-        )
-        count, largest = (
-            (float(len(own)), own[0] if own else 0.0) if sizes is not None else [float("nan")] * 2
-        )
-        yield region.row(f"{name}_defect_count", count, "1", CLEAN_RULE)
-        yield region.row(f"{name}_defect_largest_ml", largest, "mL", CLEAN_RULE)
+    of_lung = {lung: sizes.get(label, []) for lung, label in LUNGS.items()}
+    of_lung["both"] = [ml for own in sizes.values() for ml in own]
+    for lung, own in of_lung.items():
+        count, largest = (float(len(own)), max(own, default=0.0)) if mean > 0 else (float("nan"),) * 2
+        yield Region(lung).row(f"{name}_defect_count", count, "1", CLEAN_RULE)
+        yield Region(lung).row(f"{name}_defect_largest_ml", largest, "mL", CLEAN_RULE)
 
 
 def _depth(regions: Regions, down: tuple[float, float, float]) -> np.ndarray:
     """How far down each voxel of the row lies, in mm."""
     index = np.argwhere(regions.inside).astype(np.float32)
     return index @ (regions.lungs.affine[:3, :3].T @ np.array(down)).astype(np.float32)
-
-
-def _known(values: np.ndarray) -> np.ndarray:
-    return values[np.isfinite(values)]
 
 
 def _sum(values: np.ndarray) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, SupportsFloat
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from lungvq.quantify.zones import ZONE_DEF
 from lungvq.volume import Volume
 
 __all__ = ["Region", "Regions", "Row", "percent"]
+
+
+_N_LUNGS, _N_LOBES, _N_ZONES = len(LUNGS) + 1, len(LOBES) + 1, len(ZONES) + 1
 
 
 class Row(NamedTuple):
@@ -27,11 +30,10 @@ class Row(NamedTuple):
 
 
 class Region(NamedTuple):
-    """One region: its name, the definition of its zone, if it is one, and which voxels of the row it has."""
+    """The name of a region and, of a zone, its definition."""
 
     name: str
-    zone_def: str
-    where: np.ndarray
+    zone_def: str = ""
 
     def row(self, metric: str, value: float, unit: str, method: str, default: int = 1) -> Row:
         """A row of the table about it."""
@@ -54,46 +56,81 @@ class Regions:
         self.inside = lungs.array > 0
         self.voxel_ml = lungs.voxel_ml
         self.lung, self.lobe, self.zone = (v.array[self.inside] for v in (lungs, lobes, zones))
+        self._zones_there = [bool((self.zone == n).any()) for n in range(_N_ZONES)]
 
     def row(self, array: np.ndarray) -> np.ndarray:
         """Values of the voxels in the lungs, shape (N,)."""
         return array[self.inside]
 
-    def __iter__(self) -> Iterator[Region]:
-        """Both lungs, each lung, each lobe, each zone."""
-        yield from self.lungs_only()
+    def __iter__(self) -> Iterator[tuple[Region, np.ndarray]]:
+        """Both lungs, each lung, each lobe, each zone, and which voxels of the row each has."""
+        yield from self.each_lung()
         for name, label in LOBES.items():
-            yield Region(name, "", self.lobe == label)
-        yield from self.zones_only()
+            yield Region(name), self.lobe == label
+        for number, name in enumerate(ZONES, start=1):
+            yield Region(name, self._zone_def), self.zone == number
 
-    def lungs_only(self) -> Iterator[Region]:
+    def each_lung(self) -> Iterator[tuple[Region, np.ndarray]]:
         """Both lungs and each of them."""
-        yield Region("both", "", np.ones(self.lung.shape, bool))
+        yield Region("both"), np.ones(self.lung.shape, bool)
         for name, label in LUNGS.items():
-            yield Region(name, "", self.lung == label)
+            yield Region(name), self.lung == label
 
-    def zones_only(self) -> Iterator[Region]:
-        """Each zone that its definition knows of (there is no left middle lobe)."""
-        for n, name in enumerate(ZONES, start=1):
-            if self._zone_def == ZONE_DEF or (self.zone == n).any():
-                yield Region(name, self._zone_def, self.zone == n)
+    def tally(
+        self, labels: np.ndarray, n: int, weights: np.ndarray | None = None
+    ) -> Iterator[tuple[Region, np.ndarray]]:
+        """For each region how many of its voxels have each label from 0 to n - 1, or the sums of their weights.
+
+        Parameters
+        ----------
+        labels : ndarray of int or bool, shape (N,)
+        weights : ndarray, shape (N,), optional
+            Finite.
+        """
+        parts = self.lung * np.uint8(_N_LOBES * _N_ZONES) + self.lobe * np.uint8(_N_ZONES) + self.zone
+        counts = _counts(parts, (_N_LUNGS, _N_LOBES, _N_ZONES), labels, n, weights)
+        by_lung, by_lobe = counts.sum(axis=(1, 2)), counts.sum(axis=(0, 2))
+        yield Region("both"), by_lung.sum(axis=0)
+        for name, label in LUNGS.items():
+            yield Region(name), by_lung[label]
+        for name, label in LOBES.items():
+            yield Region(name), by_lobe[label]
+        yield from self._each_zone(counts.sum(axis=(0, 1)))
+
+    def tally_zones(
+        self, labels: np.ndarray, n: int, weights: np.ndarray | None = None
+    ) -> Iterator[tuple[Region, np.ndarray]]:
+        """The zones of `tally`; of those not by default only what there is (there is no left middle lobe)."""
+        yield from self._each_zone(_counts(self.zone, (_N_ZONES,), labels, n, weights))
+
+    def _each_zone(self, counts: np.ndarray) -> Iterator[tuple[Region, np.ndarray]]:
+        for number, name in enumerate(ZONES, start=1):
+            if self._zone_def == ZONE_DEF or self._zones_there[number]:
+                yield Region(name, self._zone_def), counts[number]
 
     def thinned(self, spacing_mm: float) -> tuple[Regions, tuple[slice, slice, slice]]:
         """The same regions on every n-th voxel, about `spacing_mm` apart, and how to thin a map likewise.
 
-        For what needs neighbourhoods of centimetres, in maps that are smooth over millimetres.
+        For what would take long on every voxel and gains nothing, in maps that are smooth over millimetres.
         """
         k, j, i = (max(1, round(spacing_mm / s)) for s in self.lungs.spacing)
         every = slice(None, None, k), slice(None, None, j), slice(None, None, i)
         affine = self.lungs.affine @ np.diag([k, j, i, 1.0])
-        labels = (
+        lungs, lobes, zones = (
             Volume(np.ascontiguousarray(v.array[every]), affine)
             for v in (self.lungs, self._lobes, self._zones)
         )
-        lungs, lobes, zones = labels
         return Regions(lungs, lobes, zones, self._zone_def), every
 
 
-def percent(part: float, whole: float) -> float:
+def _counts(
+    parts: np.ndarray, shape: tuple[int, ...], labels: np.ndarray, n: int, weights: np.ndarray | None
+) -> np.ndarray:
+    """How many voxels, or the sum of their weights, of each part and label: `shape` and a last axis of n."""
+    place = parts.astype(np.intp) if n == 1 else parts.astype(np.intp) * n + labels
+    return np.bincount(place, weights, minlength=int(np.prod(shape)) * n).reshape(*shape, n)
+
+
+def percent(part: SupportsFloat, whole: SupportsFloat) -> float:
     """100 times the share; NaN of nothing."""
-    return 100 * part / whole if whole else float("nan")
+    return 100 * float(part) / float(whole) if float(whole) else float("nan")
