@@ -11,14 +11,14 @@ import numpy as np
 import pandas as pd
 
 from lungvq import io
-from lungvq.agreement import agreement, check_same_patient
+from lungvq.agreement import agreement, check_same_patient, slice_thickness
 from lungvq.anatomy import LOBES, LUNGS
 from lungvq.breath import Breath, prepare
-from lungvq.clinical.acceptance import Evidence, accept, mark
+from lungvq.clinical.acceptance import METAL_HU, Evidence, accept, mark, predicted_volume_ml
 from lungvq.clinical.gravity import down_of
 from lungvq.clinical.prm import prm_map
 from lungvq.errors import PairError
-from lungvq.findings import Finding, fail, passed
+from lungvq.findings import Finding, fail, passed, warn
 from lungvq.maps import make_maps
 from lungvq.match import carry_inspiration, carry_lobes, match
 from lungvq.perfusion import PerfusionOptions, perfusion_terms
@@ -130,6 +130,7 @@ def analyse(
             case, inspired, expired, registration, lobes_insp, lobes_exp, estimated, metrics, options, given
         )
         findings = (
+            *_overrides(banner),
             *agreement(insp.facts, exp.facts),
             *inspired.findings,
             *expired.findings,
@@ -208,6 +209,11 @@ def check_breathing(insp_ml: float, exp_ml: float, *, allow: bool = False) -> st
             f" {NO_BREATHING_RATIO} is needed): choose another pair, or add --allow-no-breathing to go on"
         )
     return f"No breathing between the scans ({volumes}): allowed by request, ventilation is not meaningful."
+
+
+def _overrides(banner: str) -> list[Finding]:
+    """What was allowed by request, among the findings where a reader looks."""
+    return [warn("NO_BREATHING_ALLOWED", banner, touches=("ventilation",))] if banner else []
 
 
 def check_match(registration: Registration) -> None:
@@ -335,10 +341,23 @@ def _evidence(insp: Breath, exp: Breath, result: CaseResult) -> Evidence:
         exp=exp.totals,
         registration=result.registration,
         lobe_ml={lobe: result.metric(lobe, "volume_insp_ml") for lobe in LOBES},
+        lobe_exp_ml={lobe: result.metric(lobe, "volume_exp_ml") for lobe in LOBES},
+        thickness_mm={b.role: mm for b in breaths if (mm := slice_thickness(b.scan.facts)) > 0},
+        slices={b.role: b.grid.shape[0] for b in breaths},
+        kvp={b.role: float(kv) for b in breaths if isinstance(kv := b.scan.facts.get("kvp"), int | float)},
+        metal_ml={b.role: float((b.ct.array > METAL_HU).sum()) * b.ct.voxel_ml for b in breaths},
+        predicted_ml=_predicted_ml(insp.scan.patient),
         undefined_pct={
             name: result.metric("both", f"{name}_undefined_pct") for name in ("ventilation", "perfusion")
         },
     )
+
+
+def _predicted_ml(patient: io.Patient) -> float | None:
+    try:
+        return predicted_volume_ml(patient.sex, 100 * float(patient.height_m), float(patient.weight_kg))
+    except ValueError:  # not told
+        return None
 
 
 class Clock:

@@ -1,5 +1,6 @@
 """Limits: which side of each a value falls, and what a failure withholds."""
 
+import re
 from dataclasses import replace
 
 import pandas as pd
@@ -29,11 +30,25 @@ def good():
         insp=totals(2300, 2700, 0.15),
         exp=totals(1200, 1400, 0.29),
         registration={
-            "both": {"dice": 0.985, "surface_mean_mm": 0.7, "folded_percent": 0.0},
+            "both": {
+                "dice": 0.985,
+                "surface_mean_mm": 0.7,
+                "folded_percent": 0.0,
+                "correlation_after": 0.76,
+                "jacobian_p1": 0.8,
+                "jacobian_p99": 3.1,
+            },
             "left": {"closure": 1.01},
             "right": {"closure": 0.99},
         },
         lobe_ml={"LUL": 1200, "LLL": 1100, "RUL": 900, "RML": 450, "RLL": 1350},
+        undefined_pct={"ventilation": 0.5, "perfusion": 2.0},
+        lobe_exp_ml={"LUL": 700, "LLL": 500, "RUL": 520, "RML": 280, "RLL": 600},
+        thickness_mm={"inspiration": 1.0, "expiration": 1.0},
+        slices={"inspiration": 330, "expiration": 290},
+        kvp={"inspiration": 120.0, "expiration": 100.0},
+        metal_ml={"inspiration": 0.0, "expiration": 0.0},
+        predicted_ml=5400.0,
     )
 
 
@@ -106,6 +121,96 @@ def test_kernels_that_differ_are_told(good):
     assert of(other, "KERNEL_MISMATCH").severity is Severity.WARN
     unknown = replace(good, kernel={"inspiration": "B30f", "expiration": ""})
     assert "KERNEL_MISMATCH" not in {f.code for f in accept(unknown)}
+
+
+def changed(good, field, value):
+    """The good evidence with one thing worse; of things by scan only the expiration's."""
+    if field.startswith("registration."):
+        _, part, key = field.split(".")
+        registration = {**good.registration, part: {**good.registration[part], key: value}}
+        return replace(good, registration=registration)
+    known = getattr(good, field)
+    if isinstance(known, dict) and not isinstance(value, dict):
+        value = {**known, "expiration": value}
+    return replace(good, **{field: value})
+
+
+WORSE = [
+    ("SPACING_EXP", "spacing_mm", 2.5, "WARN"),
+    ("SPACING_EXP", "spacing_mm", 5.0, "FAIL"),
+    ("THICKNESS_EXP", "thickness_mm", 2.5, "WARN"),
+    ("THICKNESS_EXP", "thickness_mm", 5.0, "FAIL"),
+    ("SLICES_EXP", "slices", 80, "WARN"),
+    ("SLICES_EXP", "slices", 40, "FAIL"),
+    ("AIR_HU_EXP", "air_hu", -960.0, "WARN"),
+    ("AIR_HU_EXP", "air_hu", -940.0, "FAIL"),
+    ("CONTRAST_EXP", "blood_hu", 85.0, "WARN"),
+    ("CONTRAST_EXP", "blood_hu", 150.0, "FAIL"),
+    ("BLOOD_HU_EXP", "blood_hu", 20.0, "WARN"),
+    ("BLOOD_HU_EXP", "blood_hu", -20.0, "FAIL"),
+    ("NOISE_EXP", "noise_hu", 40.0, "WARN"),
+    ("NOISE_EXP", "noise_hu", 60.0, "FAIL"),
+    ("OPACITY_EXP", "opacity_pct", 15.0, "WARN"),
+    ("OPACITY_EXP", "opacity_pct", 40.0, "FAIL"),
+    ("METAL_EXP", "metal_ml", 2.0, "WARN"),
+    ("TUBE_VOLTAGE_EXP", "kvp", 80.0, "WARN"),
+    ("KERNEL_MISMATCH", "kernel", "B31f", "WARN"),
+    ("KERNEL_EXP", "kernel", {"inspiration": "", "expiration": "B50f"}, "WARN"),
+    ("KERNEL_EXP", "kernel", {"inspiration": "", "expiration": "B70f"}, "FAIL"),
+    ("INSPIRATION", "predicted_ml", 7000.0, "WARN"),
+    ("INSPIRATION", "predicted_ml", 9000.0, "FAIL"),
+    ("VOLUME_RATIO", "exp", totals(1800, 2150, 0.186), "WARN"),
+    ("MASS_CONSERVATION", "exp", totals(1200, 1400, 0.24), "WARN"),
+    ("MASS_CONSERVATION", "exp", totals(1200, 1400, 0.20), "FAIL"),
+    ("REGISTRATION_DICE", "registration.both.dice", 0.96, "WARN"),
+    ("REGISTRATION_DICE", "registration.both.dice", 0.90, "FAIL"),
+    ("REGISTRATION_SURFACE", "registration.both.surface_mean_mm", 2.5, "WARN"),
+    ("REGISTRATION_SURFACE", "registration.both.surface_mean_mm", 4.0, "FAIL"),
+    ("REGISTRATION_CORRELATION", "registration.both.correlation_after", 0.45, "WARN"),
+    ("REGISTRATION_CORRELATION", "registration.both.correlation_after", 0.37, "FAIL"),
+    ("REGISTRATION_FOLDING", "registration.both.folded_percent", 0.5, "WARN"),
+    ("REGISTRATION_FOLDING", "registration.both.folded_percent", 2.0, "FAIL"),
+    ("REGISTRATION_JACOBIAN", "registration.both.jacobian_p1", 0.05, "FAIL"),
+    ("REGISTRATION_JACOBIAN", "registration.both.jacobian_p1", -0.1, "FAIL"),
+    ("REGISTRATION_JACOBIAN", "registration.both.jacobian_p99", 12.0, "FAIL"),
+    ("VOLUME_CLOSURE_LEFT", "registration.left.closure", 1.08, "WARN"),
+    ("VOLUME_CLOSURE_RIGHT", "registration.right.closure", 0.8, "FAIL"),
+    ("LOBE_SHARE", "lobe_ml", {"LUL": 1350, "LLL": 1100, "RUL": 1000, "RML": 150, "RLL": 1400}, "WARN"),
+    ("LOBE_MISSING", "lobe_ml", {"LUL": 1200, "LLL": 1100, "RUL": 1100, "RML": 0, "RLL": 1600}, "FAIL"),
+    ("LOBE_ORDER", "lobe_exp_ml", {"LUL": 700, "LLL": 500, "RUL": 700, "RML": 280, "RLL": 420}, "WARN"),
+    ("UNDEFINED_PERFUSION", "undefined_pct", {"ventilation": 0.5, "perfusion": 15.0}, "WARN"),
+    ("UNDEFINED_VENTILATION", "undefined_pct", {"ventilation": 30.0, "perfusion": 2.0}, "FAIL"),
+]
+
+
+@pytest.mark.parametrize(("code", "field", "value", "severity"), WORSE)
+def test_one_thing_worse_raises_exactly_its_code(good, code, field, value, severity):
+    raised = [f for f in accept(changed(good, field, value)) if f.severity is not Severity.PASS]
+    assert [(f.code, f.severity.value) for f in raised] == [(code, severity)]
+    assert raised[0].message
+    assert raised[0].advice
+    if raised[0].value is not None:
+        assert raised[0].limit is not None
+
+
+def test_a_small_breath_is_the_one_case_that_raises_two(good):
+    # Volume change and ratio are two views of it; the reader is told both.
+    small = replace(good, exp=totals(2250, 2600, 0.1546))
+    raised = {f.code: f.severity.value for f in accept(small) if f.severity is not Severity.PASS}
+    assert raised == {"VOLUME_CHANGE": "FAIL", "VOLUME_RATIO": "FAIL"}
+
+
+def test_every_code_of_the_gate_is_raised_by_some_case(good):
+    stem = {re.sub("_(INSP|EXP|LEFT|RIGHT)$", "", code) for code, *_ in WORSE} | {"VOLUME_CHANGE"}
+    passing = {re.sub("_(INSP|EXP|LEFT|RIGHT)$", "", f.code) for f in accept(good)}
+    assert passing <= stem
+
+
+def test_what_is_counted_at_fixed_numbers_suffers_from_a_sharp_kernel(good):
+    sharp = accept(changed(good, "kernel", {"inspiration": "", "expiration": "LUNG"}))
+    metrics = ["laa950_pct", "perc15_insp_hu", "prm_fsad_pct", "perfusion_cv", "volume_exp_ml"]
+    table = pd.DataFrame({"region": "both", "metric": metrics})
+    assert mark(table, sharp)["qc"].tolist() == ["FAIL KERNEL_EXP"] * 3 + ["PASS"] * 2
 
 
 def test_each_row_says_what_it_suffers_from():

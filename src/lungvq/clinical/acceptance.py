@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import permutations
 
 import numpy as np
 import pandas as pd
 
+from lungvq import kernels
 from lungvq.anatomy import LOBES, LUNGS
 from lungvq.findings import Finding, Severity, worst
 from lungvq.pair import LungTotals
 from lungvq.register.quality import MISMATCH_CORRELATION
 
-__all__ = ["Evidence", "accept", "graded", "mark"]
+__all__ = ["METAL_HU", "Evidence", "accept", "graded", "mark", "predicted_volume_ml"]
 
 GEOMETRIC = (
     "ventilation",
@@ -30,6 +32,9 @@ GEOMETRIC = (
 )
 DENSITOMETRIC = ("ventilation", "ventilation_hu", "perfusion", "perfusion_ctp", "vq_log2", "vq_class", "prm")
 BLOOD = ("perfusion", "perfusion_ctp", "vq_log2", "vq_class")
+
+METAL_HU = 2500
+"""Denser than any bone."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,13 @@ class Evidence:
         Volumes at inspiration.
     undefined_pct : dict of str to float
         Share of the lungs where a map is not defined, keyed by map.
+    lobe_exp_ml : dict of str to float
+        Volumes at expiration.
+    thickness_mm, slices, kvp, metal_ml : dict of str to float
+        Keyed by scan: slice thickness and tube voltage as the header has them, number of slices, and volume too
+        dense for bone.
+    predicted_ml : float or None
+        Volume to expect at full inspiration: `predicted_volume_ml`.
     """
 
     spacing_mm: dict[str, float]
@@ -68,6 +80,38 @@ class Evidence:
     registration: Mapping[str, Mapping[str, float]]
     lobe_ml: dict[str, float]
     undefined_pct: dict[str, float] = field(default_factory=dict)
+    lobe_exp_ml: dict[str, float] = field(default_factory=dict)
+    thickness_mm: dict[str, float] = field(default_factory=dict)
+    slices: dict[str, int] = field(default_factory=dict)
+    kvp: dict[str, float] = field(default_factory=dict)
+    metal_ml: dict[str, float] = field(default_factory=dict)
+    predicted_ml: float | None = None
+
+
+def predicted_volume_ml(sex: str, height_cm: float, weight_kg: float) -> float | None:
+    """Lung volume to expect on a CT at full inspiration, supine; None where the equation does not reach.
+
+    Parameters
+    ----------
+    sex : str
+        M or F.
+
+    Notes
+    -----
+    From 564 healthy Chinese adults; residual SD 1.77 L [1]_.
+
+    References
+    ----------
+    .. [1] Cheng T et al (2019). Int J COPD 14:1657.
+
+    Examples
+    --------
+    >>> round(predicted_volume_ml("M", 175, 70)), round(predicted_volume_ml("F", 160, 60))
+    (5753, 3888)
+    """
+    if sex not in ("M", "F") or not (120 <= height_cm <= 220 and 30 <= weight_kg <= 200):
+        return None
+    return -10150 + 605.3 * (sex == "M") + 92.61 * height_cm - 12.99 * weight_kg
 
 
 def graded(
@@ -129,6 +173,7 @@ def _breathing(e: Evidence) -> list[Finding]:
     of = "" if breathing == 1 else f", with {100 * breathing:.0f} % of normal lung left to change it,"
     effort = "Repeat the scans with a full inspiration and a full expiration, coached."
     findings = [
+        *_inspiration(e, insp, breathing),
         graded(
             "VOLUME_CHANGE",
             gain,
@@ -157,6 +202,25 @@ def _breathing(e: Evidence) -> list[Finding]:
             )
         )
     return findings
+
+
+def _inspiration(e: Evidence, insp_ml: float, breathing: float) -> list[Finding]:
+    """Whether the breath was deep enough, where the header tells how large the patient is."""
+    if not e.predicted_ml:
+        return []
+    expected = e.predicted_ml * breathing
+    return [
+        graded(
+            "INSPIRATION",
+            100 * insp_ml / expected,
+            (80, 65),
+            f"volume at inspiration, of the {expected / 1000:.1f} L to expect of a full one,",
+            unit="%",
+            advice="On a shallow inspiration emphysema is counted too low. Repeat the scan, coached.",
+            touches=("prm", "density"),
+            high_is_good=True,
+        )
+    ]
 
 
 _NORMAL_SHARE = {"left": 0.464, "right": 0.536}  # of lung volume, supine, deep inspiration (n = 32)
@@ -188,6 +252,53 @@ def _scans(e: Evidence) -> list[Finding]:
             )
         )
     return findings
+
+
+def _kernel(e: Evidence, role: str) -> list[Finding]:
+    """A sharp kernel makes noise that thresholds take for disease."""
+    name = e.kernel.get(role, "")
+    family = kernels.family(name)
+    if not family:
+        return []
+    sharp, medium = family == kernels.SHARP, family == kernels.MEDIUM
+    return [
+        Finding(
+            f"KERNEL_{_SUFFIX[role]}",
+            Severity.FAIL if sharp else Severity.WARN if medium else Severity.PASS,
+            f"The kernel of the {role} scan, {name}, is {family}.",
+            advice="Reconstruct with a soft kernel: counts at fixed thresholds are not comparable."
+            if sharp or medium
+            else "",
+            touches=("prm", "density"),
+        )
+    ]
+
+
+def _voltage(e: Evidence, role: str) -> list[Finding]:
+    kvp = e.kvp.get(role)
+    if not kvp:
+        return []
+    usual = _USUAL_KVP[0] <= kvp <= _USUAL_KVP[1]
+    limit = _USUAL_KVP[0] if kvp < _USUAL_KVP[0] else _USUAL_KVP[1]
+    return [
+        Finding(
+            f"TUBE_VOLTAGE_{_SUFFIX[role]}",
+            Severity.PASS if usual else Severity.WARN,
+            f"The {role} scan was taken at {kvp:g} kV"
+            + ("." if usual else ", not at the usual 100 to 120 kV."),
+            value=kvp,
+            limit=limit,
+            unit="kV",
+            advice=""
+            if usual
+            else "CT numbers of vessels and bone shift with the voltage, those of air do not.",
+            touches=("density",),
+        )
+    ]
+
+
+_SUFFIX = {"inspiration": "INSP", "expiration": "EXP"}
+_USUAL_KVP = (100.0, 120.0)
 
 
 def _scan(e: Evidence, role: str) -> list[Finding]:
@@ -228,7 +339,25 @@ def _scan(e: Evidence, role: str) -> list[Finding]:
             "image noise",
             "HU",
             "Use a softer kernel or more dose; counts at fixed thresholds suffer first.",
-            ("prm",),
+            ("prm", "density"),
+        ),
+        (
+            "THICKNESS",
+            e.thickness_mm.get(role),
+            (1.5, 3.0),
+            "slice thickness",
+            "mm",
+            "Reconstruct thinner slices: fissures, small vessels and PRM need them.",
+            ("lobes", "prm"),
+        ),
+        (
+            "METAL",
+            e.metal_ml.get(role),
+            (0.1, float("inf")),
+            "volume denser than bone",
+            "mL",
+            "Look for streaks from implants, leads or clips: CT numbers are wrong in them.",
+            (),
         ),
         (
             "OPACITY",
@@ -240,10 +369,9 @@ def _scan(e: Evidence, role: str) -> list[Finding]:
             BLOOD,
         ),
     )
-    suffix = {"inspiration": "INSP", "expiration": "EXP"}[role]
-    return [
+    findings = [
         graded(
-            f"{code}_{suffix}",
+            f"{code}_{_SUFFIX[role]}",
             value,
             limits,
             f"{what} in the {role} scan",
@@ -254,6 +382,34 @@ def _scan(e: Evidence, role: str) -> list[Finding]:
         for code, value, limits, what, unit, advice, touches in checks
         if value is not None
     ]
+    # Of these, more is better.
+    blood, slices = e.blood_hu.get(role), e.slices.get(role)
+    if blood is not None:
+        findings.append(
+            graded(
+                f"BLOOD_HU_{_SUFFIX[role]}",
+                blood,
+                (30, -5),
+                f"CT number of blood in the {role} scan",
+                unit="HU",
+                advice="Blood is 30 to 60 HU: check the scale, or whether it was measured in blood.",
+                touches=DENSITOMETRIC,
+                high_is_good=True,
+            )
+        )
+    if slices is not None:
+        findings.append(
+            graded(
+                f"SLICES_{_SUFFIX[role]}",
+                slices,
+                (100, 60),
+                f"number of slices of the {role} scan",
+                advice="Reconstruct thinner slices, without gaps.",
+                touches=("lobes", "prm"),
+                high_is_good=True,
+            )
+        )
+    return [*findings, *_kernel(e, role), *_voltage(e, role)]
 
 
 def _registration(e: Evidence) -> list[Finding]:
@@ -300,6 +456,19 @@ def _registration(e: Evidence) -> list[Finding]:
         for code, key, limits, what, unit, high_is_good in checks
         if np.isfinite(both.get(key, np.nan))
     ]
+    # Where an extreme percentile of the Jacobian is tenfold, up or down, tissue cannot have done it.
+    low, high = both.get("jacobian_p1", np.nan), both.get("jacobian_p99", np.nan)
+    if np.isfinite(low) and np.isfinite(high):
+        findings.append(
+            graded(
+                "REGISTRATION_JACOBIAN",
+                max(high, 1 / low) if low > 0 else float("inf"),
+                (10, 10),
+                f"largest local change of volume (Jacobian {low:.2g} to {high:.2g} in 98 % of the lungs)",
+                advice=advice,
+                touches=GEOMETRIC,
+            )
+        )
     for lung in LUNGS:
         closure = e.registration.get(lung, {}).get("closure", np.nan)
         if np.isfinite(closure):
@@ -343,7 +512,35 @@ def _lobes(e: Evidence) -> list[Finding]:
                 touches=("lobes",),
             )
         ]
-    return [Finding("LOBE_SHARE", Severity.PASS, "Each lobe holds 5 to 45 % of lung volume.")]
+    return [
+        Finding("LOBE_SHARE", Severity.PASS, "Each lobe holds 5 to 45 % of lung volume."),
+        *_lobe_order(e),
+    ]
+
+
+def _lobe_order(e: Evidence) -> list[Finding]:
+    """Whether lobes keep their order by size from one scan to the other."""
+    if not all(e.lobe_exp_ml.get(name, 0) > 0 for name in LOBES):
+        return []
+    turned = [
+        f"{a} and {b}"
+        for a, b in permutations(LOBES, 2)
+        if e.lobe_ml[a] > _CLEARLY * e.lobe_ml[b] and e.lobe_exp_ml[b] > _CLEARLY * e.lobe_exp_ml[a]
+    ]
+    if not turned:
+        return [Finding("LOBE_ORDER", Severity.PASS, "The lobes keep their order by volume in both scans.")]
+    return [
+        Finding(
+            "LOBE_ORDER",
+            Severity.WARN,
+            f"The larger lobe at inspiration is clearly the smaller at expiration: {', '.join(turned)}.",
+            advice="Trapped air or collapse can do that; otherwise check the lobe borders of both scans.",
+            touches=("lobes",),
+        )
+    ]
+
+
+_CLEARLY = 1.2  # times the volume of another lobe
 
 
 def _coverage(e: Evidence) -> list[Finding]:
@@ -364,9 +561,11 @@ def _coverage(e: Evidence) -> list[Finding]:
 _MAPS_BEHIND = {
     "ventilation": ("ventilation",),
     "perfusion": ("perfusion",),
-    "vq": ("vq_class",),
+    "vq": ("ventilation", "perfusion", "vq_log2", "vq_class"),
     "prm": ("prm",),
+    **dict.fromkeys(("laa950", "laa910", "laa856", "trapping", "rvc856"), ("density",)),
 }
+"""What the metrics that begin with a word rest on: maps, and ``density`` for counts at fixed CT numbers."""
 
 
 def mark(metrics: pd.DataFrame, findings: list[Finding] | tuple[Finding, ...]) -> pd.DataFrame:
@@ -382,6 +581,8 @@ def mark(metrics: pd.DataFrame, findings: list[Finding] | tuple[Finding, ...]) -
     def state(region: str, metric: str) -> str:
         concerned = {region, "all", *(["lobes"] if region in LOBES else [])}
         concerned.update(_MAPS_BEHIND.get(metric.split("_")[0], ()))
+        if metric.startswith("perc"):
+            concerned.add("density")
         touching = [f for f in serious if concerned & set(f.touches)]
         if not touching:
             return Severity.PASS.value

@@ -777,7 +777,14 @@ SYNTAXES = {
     "1.2.840.10008.1.2.4.203": "High-Throughput JPEG 2000 Image Compression",
     "1.2.840.10008.1.2.5": "RLE Lossless",
 }
-_PATIENT = {"id": "PatientID", "name": "PatientName", "birth_date": "PatientBirthDate", "sex": "PatientSex"}
+_PATIENT = {
+    "id": "PatientID",
+    "name": "PatientName",
+    "birth_date": "PatientBirthDate",
+    "sex": "PatientSex",
+    "height_m": "PatientSize",
+    "weight_kg": "PatientWeight",
+}
 
 
 def facts_of(part: Part, stack: Stack | None) -> dict[str, Any]:

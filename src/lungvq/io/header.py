@@ -38,6 +38,8 @@ TAGS = {
     "PatientID": 0x00100020,
     "PatientBirthDate": 0x00100030,
     "PatientSex": 0x00100040,
+    "PatientSize": 0x00101020,
+    "PatientWeight": 0x00101030,
     "ContrastBolusAgent": 0x00180010,
     "BodyPartExamined": 0x00180015,
     "ScanOptions": 0x00180022,

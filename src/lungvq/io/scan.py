@@ -30,7 +30,7 @@ _AIR_HU, _SOFT_HU = -500, (-150, 150)
 
 @dataclass(frozen=True)
 class Patient:
-    """Who was scanned, as the header has it; empty where it does not tell, as in image files.
+    """Who was scanned, as text that the header has; empty where it does not tell, as in image files.
 
     Kept apart from `Scan.facts`, which goes into ``run.json``: nothing here is written anywhere unless asked.
     """
@@ -39,6 +39,8 @@ class Patient:
     name: str = ""
     birth_date: str = ""
     sex: str = ""
+    height_m: str = ""
+    weight_kg: str = ""
 
 
 @dataclass(frozen=True, eq=False)

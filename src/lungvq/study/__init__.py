@@ -1,6 +1,6 @@
 """Which two of the scans in a folder are the breath-holds, and why.
 
-`words` and `kernels` read headers, `evidence` gathers what each series tells of itself, `pair` decides; here a folder
+`words` reads headers, `evidence` gathers what each series tells of itself, `pair` decides; here a folder
 goes in and a decision table comes out.
 """
 

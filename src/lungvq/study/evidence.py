@@ -7,10 +7,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lungvq import io
+from lungvq import io, kernels
 from lungvq.agreement import scan_time, slice_thickness
 from lungvq.segment.glance import Glance
-from lungvq.study import kernels, words
+from lungvq.study import words
 
 __all__ = [
     "CONTRAST",

@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lungvq import kernels
 from lungvq.agreement import MOST_THICKNESS_RATIO, agreement, scan_time
 from lungvq.findings import Finding, passed, warn
 from lungvq.pipeline import NO_BREATHING_RATIO
-from lungvq.study import kernels
 from lungvq.study.evidence import Candidate
 from lungvq.study.words import EXPIRATION, INSPIRATION
 
