@@ -67,7 +67,7 @@ def segment_scan(
     """
     masks = masks or Masks()
     hashes = masks.hashes()
-    with staged(out, ("labels", "segment.json"), force=force) as folder:
+    with staged(out, ("labels", "airways.csv", "segment.json"), force=force) as folder:
         progress.stage("reading the scan")
         scan = io.read(ct)
         given = masks.read({"insp": scan.volume}, progress)
@@ -99,6 +99,7 @@ def segment_scan(
         (folder / "labels").mkdir()
         for name, label in labels.items():
             io.write(label.reorient(codes), folder / "labels" / f"{name}.nii.gz")
+        anatomy.bronchi.tree.table().to_csv(folder / "airways.csv", index=False)
         found = given.told()
         record = {
             "schema": "lungvq.segment/1",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -12,8 +12,9 @@ from lungvq.findings import Finding
 from lungvq.progress import SILENT, Progress
 from lungvq.segment._checks import check_lungs
 from lungvq.segment._coarse import coarsen, dilate
-from lungvq.segment.airways import find_trachea, grow_airways
+from lungvq.segment.airways import find_trachea, follow_bronchi, grow_airways
 from lungvq.segment.lungs import COARSE_MM, air_threshold, find_body, find_lungs, refine_surface
+from lungvq.segment.tree import LobarBronchi, build_tree, check_bronchi, label_lobes
 from lungvq.segment.vessels import find_vessels
 from lungvq.volume import Volume
 
@@ -33,12 +34,15 @@ class Anatomy:
     vessels : Volume of uint8
         1 in the vessels within the lungs that the voxels resolve.
     findings : tuple of Finding
+    bronchi : LobarBronchi
+        The airways as branches, those of each lobe named; empty without a trachea.
     """
 
     lungs: Volume
     airways: Volume
     vessels: Volume
     findings: tuple[Finding, ...]
+    bronchi: LobarBronchi = field(default_factory=LobarBronchi)
 
     def volume_ml(self, region: str) -> float:
         """mL of ``"left"``, ``"right"`` or ``"both"`` lungs."""

@@ -1,13 +1,22 @@
-"""Trachea and bronchi: a seed found by following a round dark spot, then growing until it would explode."""
+"""Trachea and bronchi: a seed found by following a round dark spot, then growing until it would explode.
+
+Twice: at first all of it with one threshold, which stops where the first wall gives way but needs to know
+nothing of the lungs (`grow_airways`); and once these are known, front by front, each with a threshold of its own
+(`follow_bronchi`).
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
 
 from lungvq.segment._coarse import box_around, coarsen
 from lungvq.volume import Volume
@@ -16,6 +25,16 @@ SEED_AREA_MM2 = (50.0, 800.0)
 SEED_CHAIN_MM = 25.0  # a trachea is followed at least this far
 MAX_AIRWAY_ML = 160.0  # trachea and bronchi of a tall adult hold about 100 mL on CT
 AIRWAY_GRID_MM = 1.3
+
+# Following bronchi front by front
+FINE_GRID_MM = (0.9, 1.5)  # cubic voxels between these
+TRACHEA_MM2 = 400.0
+STEP_MM = 5.0  # a front goes on by so much at a time,
+LOOK_AHEAD_MM = 18.0  # after trying so much.
+EXPLOSION = 2.0  # what lies ahead may hold so many times what the airway would if it went on as wide,
+EXPLOSION_MM3 = 40.0  # and so much besides (a bit at once, the rest with the distance).
+HIGHEST_HU, ABOVE_AIR_HU, THRESHOLD_STEP_HU = -600.0, 20.0, 10.0
+THRESHOLDS_BACK = 2  # a front begins so many thresholds above that which served the one before
 
 
 @dataclass(frozen=True)
@@ -179,3 +198,125 @@ def grow_airways(ct: Volume, trachea: Trachea) -> tuple[Volume, bool]:
         box = box_around(kept, (2, 2, 2))
         kept[box] |= ndimage.binary_closing(kept[box])
     return Volume(kept, fine.affine), kept_count == 0
+
+
+def follow_bronchi(ct: Volume, lungs: NDArray[np.uint8], trachea: Trachea) -> Volume:
+    """Trachea and bronchi as far as their walls can be told from the lung, each with its own threshold.
+
+    A front of voxels begins in the trachea and goes down 5 mm at a time. Before it does so, the next 18 mm are
+    flooded with a threshold well above air; where that floods more than the airway could hold, were it to go
+    on as wide and fork, a wall has given way, and a lower threshold is tried, down to just above air; then the
+    front has arrived. What falls apart into several fronts goes on as these.
+
+    Parameters
+    ----------
+    ct : Volume
+        HU in canonical order, any spacing.
+    lungs : ndarray of uint8
+        Lung labels on the grid of `ct`.
+    trachea : Trachea
+
+    Returns
+    -------
+    Volume of bool
+        On a grid of cubic voxels of 0.9 mm or more, which covers the lungs and the trachea above them.
+
+    Notes
+    -----
+    Growing by wavefronts with control of explosions, as in Schlathoelter T et al. (2002), Proc SPIE 4684:103-113.
+    """
+    fine = _fine_part(ct, lungs > 0, trachea)
+    array, size = fine.array, fine.spacing[0]
+    taken = np.full(fine.shape, True)
+    taken[1:-1, 1:-1, 1:-1] = False  # a border that no front crosses
+    seeds = np.rint(fine.grid.index(trachea.points)).astype(int)
+    seeds = seeds[((seeds > 1) & (seeds < np.array(fine.shape) - 2)).all(axis=1)]
+    if len(seeds) == 0:
+        return fine.like(np.zeros(fine.shape, bool))
+    air = float(np.median(array[tuple(seeds.T)]))
+    thresholds = np.arange(HIGHEST_HU, air + ABOVE_AIR_HU, -THRESHOLD_STEP_HU)
+    if len(thresholds) == 0:
+        return fine.like(np.zeros(fine.shape, bool))
+    k, j, i = seeds[0]
+    labels, _ = ndimage.label(array[k] < (thresholds[0] + air) / 2)
+    disk = labels == labels[j, i] if labels[j, i] else np.zeros(labels.shape, bool)
+    disk[j, i] = True
+    disk &= ~taken[k]
+    taken[k + 1 :] = True
+    before = taken.copy()
+    taken[k] |= disk
+    rows, columns = fine.shape[1:]
+    offsets = np.array([rows * columns, -rows * columns, columns, -columns, 1, -1])
+    ahead = np.arange(1, int(np.ceil(LOOK_AHEAD_MM / size)) + 1)
+    spare = EXPLOSION_MM3 / size**3 * (0.3 + 0.7 * ahead / len(ahead))
+    flat, marked = array.ravel(), taken.ravel()
+    # (voxels of a front, the first threshold to try, voxels of a layer of the airway)
+    fronts = deque([(np.flatnonzero(disk) + k * rows * columns, 0, TRACHEA_MM2 / size**2)])
+    while fronts:
+        front, first, area = fronts.popleft()
+        limits = (spare + EXPLOSION * area * ahead).astype(np.int64)
+        for n in range(first, len(thresholds)):
+            last = _advance(flat, marked, offsets, front, thresholds[n], int(np.ceil(STEP_MM / size)), limits)
+            if len(last) == 0 or last[0] >= 0:
+                break
+        else:
+            continue
+        for part in _parts(last, (rows, columns)):
+            fronts.append((part, max(n - THRESHOLDS_BACK, 0), min(area, len(part))))
+    return fine.like(taken & ~before)
+
+
+def _fine_part(ct: Volume, mask: NDArray[np.bool_], trachea: Trachea) -> Volume:
+    """HU of what holds the lungs and the trachea above them, on cubic voxels."""
+    margin = tuple(int(np.ceil(8.0 / s)) for s in ct.spacing)
+    box = box_around(mask, (margin[0], margin[1], margin[2]))
+    top = int(np.ceil(ct.grid.index(trachea.points[0])[0])) + 2
+    part = ct.crop((slice(box[0].start, min(max(box[0].stop, top), ct.shape[0])), box[1], box[2]))
+    low, high = FINE_GRID_MM
+    least = min(ct.spacing)
+    size = float(np.clip(least, low, high)) if least < 2 * high else least / 2
+    return part.resample(part.grid.with_spacing((size, size, size)), fill=100.0, antialias=False)
+
+
+@numba.njit(cache=True)
+def _advance(hu, taken, offsets, front, threshold, keep, limits):
+    """Flood from `front` layer by layer, and undo what lies more than `keep` layers ahead.
+
+    All is undone where the first n layers hold more than ``limits[n - 1]`` voxels: then -1 is returned, else
+    the voxels of the last layer kept, none where there is nothing ahead.
+    """
+    found = np.empty(limits[-1] + 8, np.int64)
+    found_count = kept = kept_from = 0
+    layer_from = 0
+    for layer in range(len(limits)):
+        source = front if layer == 0 else found[layer_from:found_count]
+        layer_from = found_count
+        for v in source:
+            for step in offsets:
+                w = v + step
+                if not taken[w] and hu[w] < threshold and found_count <= limits[layer]:
+                    taken[w] = True
+                    found[found_count] = w
+                    found_count += 1
+        if found_count > limits[layer]:
+            for n in range(found_count):
+                taken[found[n]] = False
+            return np.array([-1])
+        if found_count == layer_from:
+            break
+        if layer < keep:
+            kept, kept_from = found_count, layer_from
+    for n in range(kept, found_count):
+        taken[found[n]] = False
+    return found[kept_from:kept].copy()
+
+
+def _parts(front: NDArray[np.int64], plane: tuple[int, int]) -> list[NDArray[np.int64]]:
+    """The connected parts of a front: voxels no more than 2 apart, in 3 steps at most."""
+    k, rest = np.divmod(front, plane[0] * plane[1])
+    place = np.stack([k, *np.divmod(rest, plane[1])], axis=1)
+    near = cKDTree(place).query_pairs(3.01, p=1, output_type="ndarray")
+    near = near[(np.abs(place[near[:, 0]] - place[near[:, 1]]) < 3).all(axis=1)]
+    links = coo_array((np.ones(len(near)), (near[:, 0], near[:, 1])), shape=(len(front),) * 2)
+    count, labels = connected_components(links, directed=False)
+    return [front[labels == n] for n in range(count)]
