@@ -99,5 +99,14 @@ def segment(ct: Volume, *, lungs: Volume | None = None, progress: Progress = SIL
 
     progress.stage("finding the vessels")
     vessels = find_vessels(ct, lungs.array, airways)
-    findings = check_lungs(ct, lungs.array, airways, trachea is not None, leaked, threshold)
+    findings = check_lungs(
+        ct,
+        lungs.array,
+        airways,
+        trachea is not None,
+        leaked,
+        threshold,
+        coarse,
+        trachea.hu if trachea else -1000.0,
+    )
     return Anatomy(lungs, ct.like(airways), ct.like(vessels), findings)

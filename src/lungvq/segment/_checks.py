@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from lungvq.anatomy import LEFT, RIGHT
+from lungvq.anatomy import LEFT, LOBES, LUNG_OF_LOBE, LUNGS, RIGHT
 from lungvq.findings import Finding, passed, warn
+from lungvq.segment._coarse import box_around, dilate, erode
 from lungvq.volume import Volume
 
 COLLAPSED_RATIO = 0.25
@@ -16,6 +17,20 @@ MISSING_ML = 8.0
 SMALL_ML = 800.0
 TRUNCATED_PCT = 1.0
 OPACITY_PCT = 15.0
+HOLES_PCT = 1.0
+SCATTERED_PCT = 5.0
+LOOSE_AIR_ML = 25.0
+LOOSE_AIR_HU = 25.0  # above that of air: emphysema holds some tissue, a pleural space none
+LOOSE_AIR_PLEURA = 0.15  # share of its surface that must lie at the pleura
+
+LOBE_SHARES: dict[str, tuple[float, float]] = {
+    "LUL": (18.1, 26.6),
+    "LLL": (19.4, 28.7),
+    "RUL": (11.8, 22.7),
+    "RML": (6.6, 13.8),
+    "RLL": (22.3, 34.0),
+}
+"""Smallest and largest share of both lungs, %, of 32 healthy people at inspiration, supine (PMC7490509, table 3)."""
 
 
 def check_lungs(
@@ -25,8 +40,10 @@ def check_lungs(
     has_trachea: bool,
     leaked: bool,
     threshold: float,
+    coarse: Volume,
+    air_hu: float = -1000.0,
 ) -> tuple[Finding, ...]:
-    """Findings on size, symmetry, truncation, density and airways.
+    """Findings on size, symmetry, truncation, shape, density, air outside the lung, and airways.
 
     Parameters
     ----------
@@ -40,14 +57,21 @@ def check_lungs(
         Whether it could not be grown without leaking.
     threshold : float
         HU at or above which lung counts as opacity.
+    coarse : Volume of float32
+        Means of `ct` over blocks, as `coarsen` makes them.
+    air_hu : float, optional
+        HU of air in this scan.
     """
     counts = np.bincount(lungs.ravel(), minlength=3)
     ml = {"left": float(counts[LEFT] * ct.voxel_ml), "right": float(counts[RIGHT] * ct.voxel_ml)}
+    sparse = ct.like(lungs).resample_labels(coarse.grid).array
     return (
         _check_sides(ml),
         _check_total(sum(ml.values())),
         _check_truncation(ct, lungs),
+        _check_shape(sparse, coarse),
         _check_opacity(ct, lungs, threshold),
+        _check_loose_air(sparse, coarse, air_hu),
         _check_airways(float(airways.sum()) * ct.voxel_ml, sum(ml.values()), has_trachea, leaked),
     )
 
@@ -135,6 +159,120 @@ def _check_truncation(ct: Volume, lungs: NDArray[np.uint8]) -> Finding:
         value=round(share, 2),
         limit=TRUNCATED_PCT,
         unit="%",
+    )
+
+
+def _check_shape(lungs: NDArray[np.uint8], coarse: Volume) -> Finding:
+    """Holes within the mask, and pieces apart from each lung's largest."""
+    total = max(int(np.count_nonzero(lungs)), 1)
+    box = box_around(lungs > 0, (1, 1, 1)) if lungs.any() else (slice(None),) * 3
+    part = lungs[box]
+    outside, _ = ndimage.label(np.pad(part == 0, 1, constant_values=True))
+    holes = 100 * float(np.count_nonzero(outside > 1)) / total
+    scattered = 0.0
+    for side in (LEFT, RIGHT):
+        sizes = np.bincount(ndimage.label(part == side)[0].ravel())[1:]
+        scattered += 100 * float(sizes.sum() - sizes.max()) / total if len(sizes) > 1 else 0.0
+    if holes > HOLES_PCT:
+        return warn(
+            "LUNG_HOLES",
+            f"The lung mask encloses holes of {holes:.1f} % of its volume.",
+            value=round(holes, 2),
+            limit=HOLES_PCT,
+            unit="%",
+            advice="Vessels and nodules belong to the lung: close the mask, or leave it to lungvq.",
+        )
+    if scattered > SCATTERED_PCT:
+        return warn(
+            "LUNG_SCATTERED",
+            f"{scattered:.0f} % of the lung mask lies apart from the largest piece of its lung.",
+            value=round(scattered, 2),
+            limit=SCATTERED_PCT,
+            unit="%",
+            advice="Look at the lungs' outline in the report: consolidation, effusion or a wrong mask cut it up.",
+        )
+    return passed(
+        "LUNG_SHAPE",
+        f"Each lung is of one piece without holes, but for {holes + scattered:.1f} %.",
+        value=round(holes + scattered, 2),
+        limit=HOLES_PCT,
+        unit="%",
+    )
+
+
+def _check_loose_air(lungs: NDArray[np.uint8], coarse: Volume, air_hu: float) -> Finding:
+    """Air without any lung in it, at the pleura: pneumothorax, a large bulla, or bowel gas taken for lung.
+
+    Where the mean over some 7 mm is that of air to 25 HU, in balls of 4 mm at least, in pieces of 25 mL of which
+    an eighth of the surface lies at the border of the mask.
+    """
+    ml = {"left": 0.0, "right": 0.0}
+    if lungs.any():
+        box = box_around(lungs > 0, (2, 2, 2))
+        mask, grid = lungs[box], coarse.grid.crop(box)
+        inner = erode(mask > 0, 1.01 * max(grid.spacing[1:]), grid.spacing)
+        size = [max(1, 2 * round(3.5 / s) + 1) if s < 6 else 1 for s in grid.spacing]
+        smooth = ndimage.uniform_filter(np.minimum(coarse.array[box], 0), size)
+        empty = (mask > 0) & (smooth < air_hu + LOOSE_AIR_HU)
+        core = erode(empty, 4.0, grid.spacing)
+        labels, _ = ndimage.label(core)
+        for n, near in enumerate(ndimage.find_objects(labels), start=1):
+            wide = tuple(slice(max(s.start - 4, 0), s.stop + 4) for s in near)
+            piece = dilate(labels[wide] == n, 4.0, grid.spacing) & empty[wide]
+            size_ml = float(piece.sum()) * coarse.voxel_ml
+            shell = dilate(piece, 1.5 * max(grid.spacing), grid.spacing) & ~piece
+            at_pleura = float((~inner[wide])[shell].mean()) if shell.any() else 0.0
+            if size_ml >= LOOSE_AIR_ML and at_pleura >= LOOSE_AIR_PLEURA:
+                side = np.bincount(mask[wide][piece], minlength=3)[1:].argmax()
+                ml["left" if side == 0 else "right"] += size_ml
+    worst = max(ml, key=lambda side: ml[side])
+    if ml[worst] == 0:
+        return passed("NO_LOOSE_AIR", "No air without lung in it lies at the pleura.", value=0.0, unit="mL")
+    where = " and ".join(f"{value:.0f} mL on the {side}" for side, value in ml.items() if value)
+    return warn(
+        "PNEUMOTHORAX_OR_BULLA",
+        f"Air without lung in it lies at the pleura, {where}: a pneumothorax, a large bulla, or bowel gas;"
+        " it is counted as lung.",
+        value=round(sum(ml.values()), 1),
+        limit=LOOSE_AIR_ML,
+        unit="mL",
+        advice="Look at the scan; with a pneumothorax, volume and ventilation of that lung are not its own.",
+        touches=tuple(side for side, value in ml.items() if value),
+    )
+
+
+def check_lobes(lobes: Volume) -> Finding:
+    """Each lobe's share of the lungs at inspiration against published ranges.
+
+    Parameters
+    ----------
+    lobes : Volume of uint8
+        Labels of :mod:`lungvq.anatomy`.
+    """
+    counts = np.bincount(lobes.array.ravel(), minlength=6)[1:6]
+    shares = dict(zip(LOBES, (100 * counts / max(counts.sum(), 1)).tolist(), strict=True))
+    sides = [sum(shares[n] for n in LOBES if LUNG_OF_LOBE[n] == side) for side in LUNGS]
+    said = ", ".join(f"{name} {share:.0f} %" for name, share in shares.items())
+    if min(sides) < ASYMMETRIC_RATIO * max(sides):
+        return passed("LOBE_FRACTIONS", f"Shares of the lungs: {said}. One lung is too small to judge them.")
+    beyond = {
+        name: share
+        for name, share in shares.items()
+        if not LOBE_SHARES[name][0] <= share <= LOBE_SHARES[name][1]
+    }
+    if not beyond:
+        return passed("LOBE_FRACTIONS", f"Shares of the lungs as healthy people have them: {said}.")
+    name = max(beyond, key=lambda n: max(LOBE_SHARES[n][0] - beyond[n], beyond[n] - LOBE_SHARES[n][1]))
+    low, high = LOBE_SHARES[name]
+    others = f"; also {', '.join(n for n in beyond if n != name)}" if len(beyond) > 1 else ""
+    return warn(
+        "LOBE_FRACTIONS",
+        f"{name} holds {beyond[name]:.1f} % of the lungs, healthy people's {low:g} to {high:g} %{others}.",
+        value=round(beyond[name], 1),
+        limit=high if beyond[name] > high else low,
+        unit="%",
+        advice="Compare the lobes with the fissures in the report: disease can do this, a misplaced fissure too.",
+        touches=("lobes",),
     )
 
 

@@ -11,6 +11,7 @@ from lungvq.anatomy import LOBES
 from lungvq.errors import InputError, UsageError
 from lungvq.findings import Finding
 from lungvq.progress import SILENT, Progress
+from lungvq.segment._checks import check_lobes
 from lungvq.segment.backends import BUILT_IN, backend_named, models_folder
 from lungvq.segment.lobes import lobes_from_prior
 from lungvq.segment.masks import check_grid, lobes_from_labels, parse_lobe_labels
@@ -162,7 +163,10 @@ def place_lobes(lungs: Volume, given: Given) -> tuple[Volume, tuple[Finding, ...
     InputError
         If what was given does not fit the lungs.
     """
+    findings: tuple[Finding, ...] = ()
     if given.lobes is None:
-        return lobes_from_prior(lungs), ()
-    part = given.lobes.reorient(CANONICAL).resample_labels(lungs.grid)  # voxel on voxel
-    return lobes_from_labels(part, lungs, given.lobe_labels, basis=given.told()["lobes"])
+        lobes = lobes_from_prior(lungs)
+    else:
+        part = given.lobes.reorient(CANONICAL).resample_labels(lungs.grid)  # voxel on voxel
+        lobes, findings = lobes_from_labels(part, lungs, given.lobe_labels, basis=given.told()["lobes"])
+    return lobes, (*findings, check_lobes(lobes))

@@ -1,0 +1,78 @@
+"""What the checks say of shapes, loose air and lobes whose answer is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lungvq.segment._checks import LOBE_SHARES, check_lobes, check_lungs
+from lungvq.volume import Volume
+
+AFFINE = np.array([[0, 0, 2.5, -100], [0, 2.5, 0, -80], [2.5, 0, 0, 5], [0, 0, 0, 1]])
+SHAPE = (60, 50, 90)
+
+
+def chest(air=None):
+    """Two boxes of lung in soft tissue; `air` a box of it in the right one, at the front."""
+    lungs = np.zeros(SHAPE, np.uint8)
+    lungs[5:55, 8:42, 6:40], lungs[5:55, 8:42, 50:84] = 2, 1
+    hu = np.where(lungs, -850, 40).astype(np.int16)
+    hu += np.random.default_rng(0).normal(0, 12, SHAPE).astype(np.int16)
+    if air is not None:
+        hu[air] = -1000
+    return Volume(hu, AFFINE), lungs
+
+
+def found(ct, lungs):
+    coarse = ct.like(ct.array.astype(np.float32))
+    findings = check_lungs(ct, lungs, np.zeros(SHAPE, np.uint8), True, False, -400.0, coarse)
+    return {f.code: f for f in findings}
+
+
+def test_whole_lungs_pass():
+    codes = found(*chest())
+    assert {"LUNG_SHAPE", "NO_LOOSE_AIR", "LUNG_COMPLETE", "LUNG_RATIO"} <= codes.keys()
+    assert all(f.severity == "PASS" for f in codes.values())
+
+
+def test_holes_and_pieces_are_told():
+    ct, lungs = chest()
+    holed = lungs.copy()
+    holed[20:30, 15:25, 15:30] = 0  # 1500 of 115600 voxels
+    assert found(ct, holed)["LUNG_HOLES"].value == pytest.approx(100 * 1500 / 114100, abs=0.01)
+    cut = lungs.copy()
+    cut[20:25, :, 45:] = 0
+    assert found(ct, cut)["LUNG_SCATTERED"].value > 5
+
+
+def test_a_pneumothorax_is_named_with_its_side_and_emphysema_within_is_not():
+    in_front = (slice(20, 50), slice(8, 16), slice(8, 38))  # 7200 voxels: 112 mL
+    finding = found(*chest(in_front))["PNEUMOTHORAX_OR_BULLA"]
+    assert finding.touches == ("right",)
+    assert 60 < finding.value < 115
+    deep = (slice(20, 40), slice(20, 32), slice(18, 30))
+    assert "NO_LOOSE_AIR" in found(*chest(deep))
+    little = (slice(20, 30), slice(8, 14), slice(8, 20))  # 11 mL
+    assert "NO_LOOSE_AIR" in found(*chest(little))
+
+
+def lobes(**shares):
+    """A thousand voxels for every percent."""
+    numbers = np.repeat(np.arange(1, 6), [round(1000 * shares[n]) for n in LOBE_SHARES])
+    return Volume(numbers[None, None].astype(np.uint8), AFFINE)
+
+
+def test_lobes_are_held_against_those_of_healthy_people():
+    usual = {"LUL": 23, "LLL": 24, "RUL": 18, "RML": 9, "RLL": 26}
+    assert check_lobes(lobes(**usual)).severity == "PASS"
+    finding = check_lobes(lobes(**usual | {"RML": 4, "RUL": 23}))
+    assert (finding.code, finding.severity, finding.value, finding.limit) == (
+        "LOBE_FRACTIONS",
+        "WARN",
+        4.0,
+        6.6,
+    )
+    assert "also RUL" in finding.message
+    collapsed = check_lobes(lobes(LUL=8, LLL=5, RUL=30, RML=15, RLL=42))
+    assert collapsed.severity == "PASS"
+    assert "too small to judge" in collapsed.message
