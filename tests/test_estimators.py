@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
 
+from lungvq.ctp import debiased_magnitude, region_sigma, regional_magnitude
 from lungvq.hu import air_fraction, calibrate_hu, density
 from lungvq.pair import ErrorModel, LungTotals, MatchedPair, lung_totals, noise_sd
 from lungvq.perfusion import PerfusionOptions, blood_mass, mass_change, parenchyma, perfusion_terms
 from lungvq.regional import Neighbourhoods, carry, close_sums
-from lungvq.ventilation import air_gain, hu_gain, jacobian_gain, ventilation_terms
+from lungvq.ventilation import air_gain, hu_gain, jacobian_gain, specific_gain, ventilation_terms
 from lungvq.volume import Volume
 
 AFFINE = np.array([[0, 0, 2.0, -50], [0, 2.0, 0, 10], [2.0, 0, 0, -300], [0, 0, 0, 1]])
@@ -157,7 +159,7 @@ def test_terms_on_a_lung_that_expands_unevenly():
     jacobian = jacobian_gain(carry(terms.jacobian, lungs))
     assert np.abs(jacobian[inside] - found[inside] - 0.01 * z[inside]).max() < 5e-3  # J - 1 counts blood too
     change = carry(perfusion_terms(pair).change, lungs)
-    smooth_change = averaged(blood, lungs, 10.0)
+    smooth_change = averaged(blood, lungs, region_sigma(20.0))
     assert change[inside] == pytest.approx(smooth_change[inside], abs=2e-4)
 
 
@@ -215,11 +217,32 @@ def test_an_error_of_the_jacobian_goes_into_the_air_at_the_scale_of_the_average(
     lungs = two_boxes()
     pair = pair_of(lungs, *(np.full(lungs.shape, v) for v in (0.7, 0.3, 1.0, 0.0, 2.0)))
     pair = replace(pair, jacobian_error=lungs.like(np.full(lungs.shape, 0.1, np.float32)))
-    for sigma, share in ((4.0, 1.0), (10.0, 0.37)):
+    for sigma, share in ((4.0, 1.0), (10.0, 0.42)):
         near = Neighbourhoods(lungs, sigma)
         inspired = near.mean(np.full(lungs.shape, 1.7))
         error = ErrorModel(calibration_error_hu=0).of_difference(pair, near, inspired)
         assert carry(error, lungs)[lungs.array > 0] == pytest.approx(1.7 * 0.1 * share, rel=1e-3)
+
+
+def test_magnitude_of_a_change_is_found_without_its_noise():
+    # A change of 0.03 in one half and none in the other: the plain mean of |m| would show 0.8 SE everywhere.
+    lungs = Volume(np.ones((40, 40, 40), np.uint8), np.diag([2.0, 2, 2, 1]))
+    rng = np.random.default_rng(4)
+    truth = np.where(np.arange(40)[:, None, None] < 20, -0.03, 0.0) * np.ones(lungs.shape)
+    near = Neighbourhoods(lungs, region_sigma(10.0))
+    noisy = near.mean(truth + rng.normal(0, 0.1, lungs.shape))
+    s = 0.1 / np.sqrt((4 * np.pi * (region_sigma(10.0) / 2) ** 2) ** 1.5)
+    error = {"left": noisy["left"].like(np.full(lungs.shape, s, np.float32))}
+    found = regional_magnitude(lungs, noisy, error, 10.0)
+    here = found.magnitude["left"].array
+    assert np.nanmedian(here[:14]) == pytest.approx(0.03, rel=0.08)
+    assert np.isfinite(here[:14]).mean() > 0.99
+    assert np.isnan(here[28:]).mean() > 0.9
+    assert found.below_floor["left"] == pytest.approx(np.isnan(here).mean())
+
+
+def test_a_magnitude_below_its_error_is_none():
+    assert debiased_magnitude(np.array([-0.05, 0.02]), np.array([0.03, 0.03])) == pytest.approx([0.04, 0.0])
 
 
 def test_totals_of_a_scan():
@@ -230,3 +253,39 @@ def test_totals_of_a_scan():
     assert totals["left"].volume_ml == pytest.approx(left_ml)
     assert totals["left"].mass_g == pytest.approx(0.2 * left_ml)
     assert totals["right"].air_ml == pytest.approx(0.6 * (lungs.array == 2).sum() * 0.008)
+
+
+def test_the_hybrid_is_the_truth_where_geometry_and_density_agree():
+    lungs = two_boxes()
+    z = np.linspace(0, 1, lungs.shape[0])[:, None, None] * np.ones(lungs.shape)
+    gained = 1.4 - 0.8 * z
+    pair = pair_of(lungs, 0.7 + 0 * z, 0.3 + 0 * z, gained, 0 * z, 1 + gained)
+    pair = replace(pair, jacobian_error=lungs.like(np.full(lungs.shape, 0.05, np.float32)))
+    terms = ventilation_terms(pair)
+    found = carry(terms.hybrid, lungs) - carry(terms.air_exp, lungs)
+    inside = lungs.array > 0
+    assert found[inside] == pytest.approx(averaged(gained, lungs, 5.0)[inside], rel=0.03)
+
+
+def test_the_hybrid_leans_on_density_where_the_jacobian_is_noise():
+    lungs = two_boxes()
+    rng = np.random.default_rng(5)
+    wrong = 2.0 * (1 + gaussian_filter(rng.normal(0, 1, lungs.shape), 2) * 0.8)  # errs by 10 % over 4 mm
+    ones = np.ones(lungs.shape)
+    true = pair_of(lungs, 0.7 * ones, 0.3 * ones, 1.0 * ones, 0 * ones, 2.0 * ones)
+    said = lungs.like(np.full(lungs.shape, 0.1, np.float32))
+    pair = replace(true, jacobian=lungs.like(wrong.astype(np.float32)), jacobian_error=said)
+    terms = ventilation_terms(pair)
+    inside = lungs.array > 0
+    plain, hybrid = (
+        (carry(inspired, lungs) - carry(terms.air_exp, lungs))[inside]
+        for inspired in (terms.air_insp, terms.hybrid)
+    )
+    assert hybrid.std() < 0.7 * plain.std()
+    assert hybrid.mean() == pytest.approx(1.0, abs=0.05)
+
+
+def test_air_per_air_is_undefined_where_there_was_none():
+    assert specific_gain(np.array([0.8, 0.2]), np.array([0.8, 0.01])) == pytest.approx(
+        [1.0, np.nan], nan_ok=True
+    )

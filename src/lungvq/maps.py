@@ -9,10 +9,11 @@ from lungvq.breath import Breath
 from lungvq.clinical.acceptance import graded
 from lungvq.clinical.prm import prm_map
 from lungvq.clinical.vq import relative_to_mean, vq_class, vq_log2
-from lungvq.findings import Finding
+from lungvq.ctp import RegionalMagnitude
+from lungvq.findings import Finding, passed
 from lungvq.perfusion import PerfusionTerms
 from lungvq.regional import LungField, carry, close_sums, reaching_out
-from lungvq.ventilation import VentilationTerms, jacobian_gain
+from lungvq.ventilation import VentilationTerms, jacobian_gain, specific_gain
 from lungvq.volume import Volume
 
 __all__ = ["make_maps"]
@@ -71,15 +72,20 @@ def make_maps(
     blood = np.where(dense > _OPAQUE_Q, np.nan, onto(perfusion.blood))
     mean_blood = float(np.nanmean(blood, dtype=np.float64)) if np.isfinite(blood).any() else np.nan
     q = blood / np.float32(mean_blood)
+    hybrid = onto(ventilation.hybrid)
+    close_sums(hybrid, lungs, {lung: t.air_ml for lung, t in insp.totals.items()})
     relative_v, relative_q = relative_to_mean(v, q)
     inside = lungs.array > 0
     arrays = {
         "ventilation": v,
         "ventilation_jacobian": jacobian_gain(jacobian),
         "ventilation_hu": onto(ventilation.hu),
+        "ventilation_hybrid": np.where(dense > _OPAQUE_V, np.nan, hybrid - expired),
+        "ventilation_specific": specific_gain(v, expired),
         "perfusion": q,
         "perfusion_ctp": onto(perfusion.change),
         "perfusion_ctp_se": onto(perfusion.change_se),
+        "perfusion_ctp_magnitude": onto(perfusion.magnitude.magnitude),
         "jacobian": jacobian,
         "jacobian_se": onto(ventilation.jacobian_se),
         "vq_log2": vq_log2(relative_v, relative_q),
@@ -89,7 +95,22 @@ def make_maps(
         "perfusion_se": onto(perfusion.blood_se) / np.float32(mean_blood),
         "registration_confidence": onto(dict.fromkeys(LUNGS, reaching_out(confidence))),
     }
-    return {name: lungs.like(array) for name, array in arrays.items()}, _closing(factors)
+    return {name: lungs.like(array) for name, array in arrays.items()}, [
+        *_closing(factors),
+        _noise_floor(perfusion.magnitude),
+    ]
+
+
+def _noise_floor(found: RegionalMagnitude) -> Finding:
+    """In how much of the lungs the mass change cannot be told from none."""
+    share = 100 * float(np.mean(list(found.below_floor.values())))
+    return passed(
+        "CTP_NOISE_FLOOR",
+        f"In {share:.0f} % of the lungs the mass change over regions of {found.radius_mm:g} mm radius is within twice"
+        " its standard error: there CT-P says nothing.",
+        value=round(share, 1),
+        unit="%",
+    )
 
 
 def _closing(factors: dict[str, float]) -> list[Finding]:

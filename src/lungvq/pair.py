@@ -128,17 +128,26 @@ class ErrorModel:
         registration is ``J x_insp`` times the relative standard error of J at the scale of the average
         (`register.doubt`).
         """
-        change = pair.mass_change
-        mean, square, jacobian = (near.mean(x) for x in (change, change**2, pair.jacobian.array))
-        geometry = self.of_jacobian(pair, near, inspired)
-        independent = max((4 * np.pi * (near.sigma_mm / self.noise_correlation_mm) ** 2) ** 1.5, 1.0)
+        jacobian = near.mean(pair.jacobian.array)
+        scatter, geometry = self.of_neighbours(pair, near), self.of_jacobian(pair, near, inspired)
 
         def total(lung: str, part: Volume) -> Volume:
-            scatter = np.maximum(square[lung].array - mean[lung].array ** 2, 0) / independent
             calibration = (self.calibration_error_hu / 1000) ** 2 * (jacobian[lung].array ** 2 + 1)
-            return part.like(np.sqrt(scatter + calibration + part.array**2).astype(np.float32))
+            return part.like(
+                np.sqrt(scatter[lung].array ** 2 + calibration + part.array**2).astype(np.float32)
+            )
 
         return {lung: total(lung, part) for lung, part in geometry.items()}
+
+    def of_neighbours(self, pair: MatchedPair, near: Neighbourhoods) -> LungField:
+        """The part of what differs between neighbouring voxels, g/mL: scatter of the mass change over root n."""
+        change = pair.mass_change
+        mean, square = near.mean(change), near.mean(change**2)
+        independent = max((4 * np.pi * (near.sigma_mm / self.noise_correlation_mm) ** 2) ** 1.5, 1.0)
+        return {
+            lung: part.like(np.sqrt(np.maximum(square[lung].array - part.array**2, 0) / independent))
+            for lung, part in mean.items()
+        }
 
     def of_jacobian(self, pair: MatchedPair, near: Neighbourhoods, means: LungField) -> LungField:
         """What the standard error of J makes of neighbourhood means of J, or of J times anything."""

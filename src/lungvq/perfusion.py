@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from lungvq.ctp import RegionalMagnitude, region_sigma, regional_magnitude
 from lungvq.hu import density
 from lungvq.pair import ErrorModel, MatchedPair
 from lungvq.regional import LungField, Neighbourhoods
@@ -27,8 +28,8 @@ class PerfusionOptions:
     ----------
     sigma_mm : float
         Gaussian over which blood mass is averaged; that of ventilation, so that V/Q compares like with like.
-    ctp_sigma_mm : float
-        Gaussian for the mass change, which needs larger regions.
+    ctp_radius_mm : float
+        Of a ball as large as the regions of the mass change, which have to be larger: see `ctp.region_sigma`.
     extravascular_share : float
         Tissue that is not blood, as a share of the lungs' mean density [1]_.
     vessel_excess_hu : float
@@ -42,7 +43,7 @@ class PerfusionOptions:
     """
 
     sigma_mm: float = 5.0
-    ctp_sigma_mm: float = 10.0
+    ctp_radius_mm: float = 20.0
     extravascular_share: float = 0.36
     vessel_excess_hu: float = 150.0
     errors: ErrorModel = field(default_factory=ErrorModel)
@@ -122,6 +123,8 @@ class PerfusionTerms:
         Blood mass and its standard error, g per mL of expiratory lung.
     change, change_se : LungField
         Apparent mass change, signed, and its standard error, g per mL of expiratory lung.
+    magnitude : RegionalMagnitude
+        CT-P: the debiased magnitude of it.
     density_exp : LungField
         Mean density at expiration, vessels included, g/mL: tells opacities.
     extravascular_g_ml : float
@@ -132,6 +135,7 @@ class PerfusionTerms:
     blood_se: LungField
     change: LungField
     change_se: LungField
+    magnitude: RegionalMagnitude
     density_exp: LungField
     extravascular_g_ml: float
 
@@ -148,7 +152,9 @@ def perfusion_terms(pair: MatchedPair, options: PerfusionOptions | None = None) 
     exp, insp = density(pair.hu_exp.array), j * density(pair.hu_insp.array)
     tissue = _tissue_weights(pair, options)
     small = Neighbourhoods(pair.lungs, options.sigma_mm, tissue)
-    whole, large = (Neighbourhoods(pair.lungs, sigma) for sigma in (options.sigma_mm, options.ctp_sigma_mm))
+    whole, large = (
+        Neighbourhoods(pair.lungs, sigma) for sigma in (options.sigma_mm, region_sigma(options.ctp_radius_mm))
+    )
 
     average = float(((exp + insp) / 2)[tissue > 0].mean(dtype=np.float64)) if (tissue > 0).any() else 0.0
     extravascular = options.extravascular_share * average
@@ -157,17 +163,19 @@ def perfusion_terms(pair: MatchedPair, options: PerfusionOptions | None = None) 
     # The mean of two densities errs half as much as their difference; what J adds is the same.
     blood_error = options.errors.of_difference(pair, whole, small_insp)
 
+    change = {
+        lung: part.like(mass_change(part.array, large_insp[lung].array)) for lung, part in large_exp.items()
+    }
+    change_error = options.errors.of_difference(pair, large, large_insp)
     return PerfusionTerms(
         blood={
             lung: part.like(blood_mass(part.array, small_insp[lung].array, extravascular))
             for lung, part in small_exp.items()
         },
         blood_se={lung: part.like(part.array / 2) for lung, part in blood_error.items()},
-        change={
-            lung: part.like(mass_change(part.array, large_insp[lung].array))
-            for lung, part in large_exp.items()
-        },
-        change_se=options.errors.of_difference(pair, large, large_insp),
+        change=change,
+        change_se=change_error,
+        magnitude=regional_magnitude(pair.lungs, change, change_error, options.ctp_radius_mm),
         density_exp=whole.mean(exp),
         extravascular_g_ml=extravascular,
     )

@@ -58,6 +58,18 @@ MAPS: dict[str, MapSpec] = {
         "hu_ratio@1",
         "Volume gained as the density ratio says, k rho_exp / rho_insp - 1.",
     ),
+    "ventilation_hybrid": MapSpec(
+        "Ventilation, hybrid",
+        "mL air per mL lung",
+        "hybrid@1",
+        "As ventilation, with J from geometry and density together, weighted by inverse variances.",
+    ),
+    "ventilation_specific": MapSpec(
+        "Specific ventilation",
+        "mL air per mL air",
+        "air_gain@1",
+        "Air gained per mL of air that was there at expiration.",
+    ),
     "ventilation_se": MapSpec(
         "Ventilation, standard error",
         "mL air per mL lung",
@@ -89,6 +101,13 @@ MAPS: dict[str, MapSpec] = {
         "g per mL lung",
         "mass_change@1",
         "Standard error of the mass change.",
+    ),
+    "perfusion_ctp_magnitude": MapSpec(
+        "Mass change, magnitude",
+        "g per mL lung",
+        "ctp_regions@1",
+        "CT-P: debiased magnitude over regions of 20 mm radius; undefined where it is below twice its error.",
+        limits=(0.0, 0.1),
     ),
     "jacobian": MapSpec(
         "Jacobian",

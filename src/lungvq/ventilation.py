@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from lungvq.anatomy import LUNGS
 from lungvq.hu import air_fraction, density
 from lungvq.pair import ErrorModel, MatchedPair
 from lungvq.regional import LungField, Neighbourhoods
@@ -19,7 +20,9 @@ __all__ = [
     "VentilationTerms",
     "air_gain",
     "hu_gain",
+    "inverse_variance_mean",
     "jacobian_gain",
+    "specific_gain",
     "ventilation_terms",
 ]
 
@@ -32,11 +35,15 @@ class VentilationOptions:
     ----------
     sigma_mm : float
         Gaussian over which expired air, inspired air, densities and Jacobian are averaged.
+    local_mass_mm : float
+        Gaussian over which densities and the Jacobian agree on mass before the hybrid joins them: so large that
+        errors of the registration hardly matter.
     errors : ErrorModel
         Behind the standard error.
     """
 
     sigma_mm: float = 5.0
+    local_mass_mm: float = 20.0
     errors: ErrorModel = field(default_factory=ErrorModel)
 
 
@@ -119,6 +126,39 @@ def hu_gain(density_exp: np.ndarray, density_insp: np.ndarray, mass_ratio: float
     return ratio - 1
 
 
+def specific_gain(gain: np.ndarray, air_exp: np.ndarray, *, least: float = 0.05) -> np.ndarray:
+    """Air gained per mL of air that was there, in mL/mL.
+
+    Parameters
+    ----------
+    gain, air_exp : ndarray of the same shape
+        Per mL of expiratory lung.
+    least : float
+        Of air; with less the ratio is undefined.
+
+    Examples
+    --------
+    >>> specific_gain(np.array([1.05, 0.2]), np.array([0.70, 0.01])).round(6)
+    array([1.5, nan])
+    """
+    ratio = np.full(np.shape(gain), np.nan, np.result_type(gain, np.float32))
+    return np.divide(gain, air_exp, out=ratio, where=np.asarray(air_exp) > least)
+
+
+def inverse_variance_mean(
+    a: np.ndarray, error_a: np.ndarray, b: np.ndarray, error_b: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The mean of two estimates weighted by the inverse of their variances, and its standard error.
+
+    Examples
+    --------
+    >>> inverse_variance_mean(np.array([1.0]), np.array([0.1]), np.array([2.0]), np.array([0.2]))
+    (array([1.2]), array([0.08944272]))
+    """
+    of_a, of_b = (1 / np.square(np.maximum(error, 1e-6)) for error in (error_a, error_b))
+    return (a * of_a + b * of_b) / (of_a + of_b), 1 / np.sqrt(of_a + of_b)
+
+
 @dataclass(frozen=True)
 class VentilationTerms:
     """Regional averages that ventilation is made of, one field per lung.
@@ -135,6 +175,8 @@ class VentilationTerms:
         Density-ratio ventilation, mL/mL.
     standard_error : LungField
         Of the default map, mL/mL.
+    hybrid : LungField
+        ``J F_insp`` again, with J from geometry and density together, weighted by their inverse variances.
     """
 
     air_insp: LungField
@@ -143,6 +185,7 @@ class VentilationTerms:
     jacobian_se: LungField
     hu: LungField
     standard_error: LungField
+    hybrid: LungField
 
 
 def ventilation_terms(pair: MatchedPair, options: VentilationOptions | None = None) -> VentilationTerms:
@@ -166,9 +209,50 @@ def ventilation_terms(pair: MatchedPair, options: VentilationOptions | None = No
         for lung in rho_exp
     }
     error = options.errors.of_difference(pair, near, inspired)
+    jacobian_error = options.errors.of_jacobian(pair, near, volume)
     return VentilationTerms(
-        inspired, expired, volume, options.errors.of_jacobian(pair, near, volume), hu, error
+        inspired,
+        expired,
+        volume,
+        jacobian_error,
+        hu,
+        error,
+        _hybrid(pair, options, near, inspired, volume, jacobian_error),
     )
+
+
+def _hybrid(
+    pair: MatchedPair,
+    options: VentilationOptions,
+    near: Neighbourhoods,
+    inspired: LungField,
+    volume: LungField,
+    jacobian_error: LungField,
+) -> LungField:
+    """``J F_insp`` with the Jacobian replaced by a mean of it and of the density ratio.
+
+    The ratio of densities is as good as the assumption that mass changes by one factor. Here that factor is a
+    place's own, as the Jacobian and both densities have it over `local_mass_mm`; how much it varies over the lung
+    is taken for its error.
+    """
+    wide = Neighbourhoods(pair.lungs, options.local_mass_mm)
+    exp, insp = density(pair.hu_exp.array), density(pair.hu_insp.array)
+    rho_exp, rho_insp = near.mean(exp), near.mean(insp)
+    far_exp, far_insp = wide.mean(exp), wide.mean(pair.jacobian.array * insp)
+    scatter = options.errors.of_neighbours(pair, near)
+    result: LungField = {}
+    for lung, part in volume.items():
+        inside = pair.lungs.resample_labels(part.grid).array == LUNGS[lung]
+        ratio = far_insp[lung].like(far_insp[lung].array / far_exp[lung].array)
+        k = ratio.resample(part.grid, antialias=False).array
+        spread = float(np.nanstd(k[inside]) / np.nanmean(k[inside])) if inside.any() else 0.0
+        e, j = rho_exp[lung].array, part.array
+        by_density = k * e / rho_insp[lung].array
+        error = by_density * np.sqrt(spread**2 + (scatter[lung].array / e) ** 2)
+        joined, _ = inverse_variance_mean(j, jacobian_error[lung].array, by_density, error)
+        joined = np.where(np.isfinite(joined) & (by_density > 0), joined, j)
+        result[lung] = part.like((inspired[lung].array * joined / j).astype(np.float32))
+    return result
 
 
 def _mass_ratio(pair: MatchedPair, lung: str) -> float:

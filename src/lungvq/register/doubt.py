@@ -8,6 +8,7 @@ how often intervals hold the truth (docs/results/registration.md).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +28,7 @@ JACOBIAN_SCALE_MM = 4.0
 """Gaussian sigma at which the error of the Jacobian was fitted."""
 
 _SCALES_MM = (4.0, 5.0, 10.0, 20.0)
-_FALL = (1.0, 0.84, 0.37, 0.12)  # the error of a regional Jacobian over that at 4 mm, as measured on phantoms
+_FALL = (1.0, 0.85, 0.42, 0.15)  # the error of a regional Jacobian over that at 4 mm, as measured on phantoms
 _FALL_BEYOND = 1.6  # the power by which it goes on falling
 
 _BEYOND_MM = 4.0
@@ -47,17 +48,22 @@ class Signs:
         As `refine.Refined` has them, mm.
     beyond : ndarray of float32, shape (K, J, I)
         Share of a Gaussian of 4 mm that lies outside the lung.
+    coarseness : float
+        `coarseness_of` the scans' own voxels.
     """
 
     discord: Array
     weakness: Array
     beyond: Array
+    coarseness: float = 1.0
 
     @classmethod
-    def of(cls, discord: Array, weakness: Array, mask: Mask, spacing_mm: float) -> Signs:
+    def of(
+        cls, discord: Array, weakness: Array, mask: Mask, spacing_mm: float, coarseness: float = 1.0
+    ) -> Signs:
         """With the share beyond the pleura taken from the lung's mask."""
         beyond = 1 - blur(mask.astype(np.float32), _BEYOND_MM / spacing_mm)
-        return cls(discord, weakness, np.clip(beyond, 0, 1))
+        return cls(discord, weakness, np.clip(beyond, 0, 1), coarseness)
 
     def squared(self, parts: tuple[float, ...]) -> Array:
         """The sum of the parts that each sign adds."""
@@ -70,7 +76,21 @@ class Signs:
             + of_both * discord * weakness
             + of_beyond * self.beyond
         )
-        return total
+        return total * np.float32(self.coarseness**2)
+
+
+def coarseness_of(*spacings: Sequence[float]) -> float:
+    """How much larger errors are for scans with voxels of more than 2 mm, the coarser scan's.
+
+    Interpolated to 2 mm, noise of such a scan is shared by neighbours: the two halves of the chequerboard agree
+    on it, and their discord tells too little.
+
+    Examples
+    --------
+    >>> coarseness_of((2.0, 1.0, 1.0), (3.0, 3.0, 3.0))
+    1.5
+    """
+    return max(float(np.prod([max(s, 2.0) / 2.0 for s in spacing]) ** (1 / 3)) for spacing in spacings)
 
 
 def displacement_error(signs: Signs) -> Array:

@@ -363,7 +363,8 @@ def _register_lung(
     progress.fraction(1.0)
 
     raw = jacobian(motion / h)
-    signs = doubt.Signs.of(seen[0], seen[1], mask, h)
+    coarseness = doubt.coarseness_of(fixed.scan.spacing, moving.scan.spacing)
+    signs = doubt.Signs.of(seen[0], seen[1], mask, h, coarseness)
     evidence = _evidence(a, b, start, motion, raw, moving.volume_ml)
     unseen = _unseen(a.grid, mask, motion, whole_scan)
     return _Result(box, mask, motion, raw, signs, replace(evidence, unseen=unseen))
