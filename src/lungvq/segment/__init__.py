@@ -97,6 +97,13 @@ def segment(ct: Volume, *, lungs: Volume | None = None, progress: Progress = SIL
         barred = dilate(coarse_airways, 2.6, coarse.spacing) & (closed.array == 0)
         lungs = ct.like(refine_surface(ct, closed, barred, threshold))
 
+    progress.stage("following the bronchi")
+    bronchi = LobarBronchi()
+    if trachea is not None:
+        fine = follow_bronchi(ct, lungs.array, trachea)
+        airways |= fine.like(fine.array.view(np.uint8)).resample_labels(ct.grid).array
+        bronchi = label_lobes(build_tree(fine, trachea.points[0], resolution_mm=max(ct.spacing)), lungs)
+
     progress.stage("finding the vessels")
     vessels = find_vessels(ct, lungs.array, airways)
     findings = check_lungs(
@@ -109,4 +116,5 @@ def segment(ct: Volume, *, lungs: Volume | None = None, progress: Progress = SIL
         coarse,
         trachea.hu if trachea else -1000.0,
     )
-    return Anatomy(lungs, ct.like(airways), ct.like(vessels), findings)
+    findings = (*findings, check_bronchi(bronchi))
+    return Anatomy(lungs, ct.like(airways), ct.like(vessels), findings, bronchi)
