@@ -1,11 +1,16 @@
 """The table: what each number must be on lungs made of a few boxes."""
 
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import pytest
 
-from lungvq.anatomy import LOBES, LUNG_OF_LOBE, REGIONS, ZONES
+from lungvq.anatomy import LOBES, LUNG_OF_LOBE, PRM_CLASSES, REGIONS, ZONES
 from lungvq.hu import Calibration
+from lungvq.methods import METHODS, METRICS
 from lungvq.quantify import COLUMNS, ZONE_DEFS, BreathHold, cv, iqr_over_mean, quantify, zones_by_height
+from lungvq.quantify.zones import carina_height, zones_by_landmark, zones_by_volume
 from lungvq.result import MAPS
 from lungvq.volume import Volume
 
@@ -163,3 +168,126 @@ def test_heterogeneity_by_hand():
     assert iqr_over_mean(np.arange(5.0)) == pytest.approx(1.0)
     assert np.isnan(cv(np.array([-1.0, 1.0])))
     assert np.isnan(iqr_over_mean(np.array([])))
+
+
+def count(case, **options):
+    lungs, lobes, maps = case
+    exp, insp = (replace(breath(lungs, lobes, hu), carina_mm=-250.0) for hu in (-700, -850))
+    return quantify("c", exp, insp, maps, **options)
+
+
+def test_every_row_is_known_to_the_registry(case):
+    maps = case[2]
+    maps["prm_median3d"] = maps["prm"]
+    table = count(case)
+    assert set(table.metric) == set(METRICS)
+    assert set(table.method) <= set(METHODS)
+    assert all(METRICS[m].unit == u for m, u in zip(table.metric, table.unit, strict=True))
+
+
+def test_intervals_go_to_the_default_rows_they_are_for(case):
+    intervals = {("RUL", "ventilation_fraction_pct"): (10.0, 12.5), ("both", "perfusion_cv"): (0.0, 1.0)}
+    table = count(case, intervals=intervals)
+    known = table[table.ci_low.notna()]
+    assert known[["region", "metric", "is_default", "ci_low", "ci_high"]].to_numpy().tolist() == [
+        ["RUL", "ventilation_fraction_pct", 1, 10.0, 12.5],
+        ["both", "perfusion_cv", 1, 0.0, 1.0],
+    ]
+
+
+def test_classes_add_to_100_by_every_method_and_in_every_zone(case):
+    maps = case[2]
+    maps["prm_median3d"] = maps["prm"]
+    table = count(case)
+    for prefix, names in (
+        ("vq", ("normal", "dead_space", "shunt", "matched_defect")),
+        ("prm", tuple(PRM_CLASSES)),
+    ):
+        parts = table[table.metric.isin([f"{prefix}_{n}_pct" for n in names])]
+        sums = parts.groupby(["region", "zone_def", "method"]).value.agg(["sum", "count"])
+        assert (sums["count"] == 4).all()
+        assert sums["sum"].to_numpy() == pytest.approx(100)
+    joint = table[table.metric.str.startswith("vq_joint")]
+    assert len(joint) == 36
+    assert joint.value.sum() == pytest.approx(100)
+
+
+def test_zones_of_every_definition_hold_what_the_lungs_hold(case):
+    table = count(case)
+    zones = table[table.region.isin(ZONES) & table.method.isin(["mask@1", "air_gain@1"])]
+    wholes = {"volume_exp_ml": value(table, "both", "volume_exp_ml"), "ventilation_fraction_pct": 100}
+    for metric, whole in wholes.items():
+        sums = zones[zones.metric == metric].groupby("zone_def").value.sum()
+        assert set(sums.index) == set(ZONE_DEFS)
+        assert sums.to_numpy() == pytest.approx(whole)
+    assert "left_middle" not in set(zones[zones.zone_def == "lobar_proxy"].region)
+
+
+def test_thirds_of_volume_by_lung_and_pooled_by_hand():
+    """The right lung holds 4, 4 and 1 voxels a slice from the base, the left one 0, 0 and 9."""
+    lungs = np.zeros((3, 1, 13), np.uint8)
+    lungs[:2, 0, :4], lungs[2, 0, 0] = 2, 2
+    lungs[2, 0, 4:] = 1
+    volume = Volume(lungs, AFFINE)
+    label = {name: n for n, name in enumerate(ZONES, start=1)}
+    own, pooled = (zones_by_volume(volume, pooled=p).array for p in (False, True))
+    # Middles of the slices at 2, 6 and 8.5 of the right lung's 9 voxels; at 2, 6 and 13 of all 18.
+    assert own[:, 0, 0].tolist() == [label[f"right_{part}"] for part in ("lower", "upper", "upper")]
+    assert pooled[:, 0, 0].tolist() == [label[f"right_{part}"] for part in ("lower", "middle", "upper")]
+    assert own[2, 0, 4] == label["left_middle"]
+    assert pooled[2, 0, 4] == label["left_upper"]
+
+
+def test_landmark_zones_part_at_the_carina_and_5_cm_below_it():
+    lungs, _ = boxes()
+    zones = zones_by_landmark(lungs, carina_mm=-220.0).array
+    label = {name: n for n, name in enumerate(ZONES, start=1)}
+    z = -300 + 4.0 * np.arange(lungs.shape[0])
+    expected = ["upper" if h > -220 else "middle" if h > -270 else "lower" for h in z]
+    right = [k for k in range(lungs.shape[0]) if (lungs.array[k] == 2).any()]
+    for k in right:
+        assert np.unique(zones[k][lungs.array[k] == 2]).tolist() == [label[f"right_{expected[k]}"]]
+
+
+def test_the_carina_is_where_one_tube_becomes_two():
+    airways = np.zeros((30, 40, 60), np.uint8)
+    airways[15:28, 18:24, 26:34] = 1  # trachea, from slice 15 up
+    for k in range(5, 15):  # two bronchi that part downwards
+        apart = 5 + (15 - k)
+        airways[k, 18:24, 30 - apart - 4 : 30 - apart] = 1
+        airways[k, 18:24, 30 + apart : 30 + apart + 4] = 1
+    affine = np.array([[0, 0, 1.5, 0], [0, 1.5, 0, 0], [2.0, 0, 0, -100], [0, 0, 0, 1]])
+    assert carina_height(Volume(airways, affine)) == pytest.approx(-100 + 2.0 * 14.5)
+    airways[:15] = 0
+    assert carina_height(Volume(airways, affine)) is None
+
+
+def test_expiration_over_inspiration(case):
+    table = count(case)
+    assert value(table, "RUL", "ei_volume_ratio") == pytest.approx(1)
+    assert value(table, "RUL", "ei_mld_ratio") == pytest.approx(700 / 850)
+    assert value(table, "both", "mld_exp_hu") == pytest.approx(-700)
+    assert value(table, "both", "perc15_insp_hu") == pytest.approx(-850)
+    # Nothing is trapped: at inspiration all lung lies above -856 HU, at expiration too.
+    assert value(table, "both", "rvc856_950_pct") == 0
+    volume, mass, air = (value(table, "LLL", m) for m in ("volume_exp_ml", "mass_exp_g", "air_exp_ml"))
+    assert air == pytest.approx(volume - mass)
+
+
+def test_numbers_do_not_hang_on_thinning(case):
+    """The same lungs on voxels a third as wide, each repeated: nothing may move."""
+    lungs, lobes, maps = case
+    table = count(case)
+
+    def fine(volume):
+        return Volume(np.repeat(volume.array, 3, axis=2), volume.affine @ np.diag([1, 1, 1 / 3, 1]))
+
+    again = count((fine(lungs), fine(lobes), {name: fine(volume) for name, volume in maps.items()}))
+    keys = ["region", "zone_def", "metric", "method"]
+    both = pd.merge(table, again, on=keys, suffixes=("", "_fine"))
+    assert len(both) == len(table) == len(again)
+    smooth = both.metric.str.contains(
+        "_mm|local|cv_|defect_count|largest|gradient"
+    ) | both.method.str.contains("min1ml|median3d|detrended")
+    same = both[~smooth & both.value.notna()]
+    assert same.value_fine.to_numpy() == pytest.approx(same.value.to_numpy(), rel=1e-5, abs=1e-6)

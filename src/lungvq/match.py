@@ -8,13 +8,14 @@ import numpy as np
 
 from lungvq.anatomy import LUNG_OF_LOBE_LABEL, LUNGS
 from lungvq.breath import Breath
+from lungvq.errors import GeometryError
 from lungvq.hu import OUTSIDE_HU
 from lungvq.pair import MatchedPair, noise_sd
-from lungvq.regional import fill_from_nearest, reaching_out
+from lungvq.regional import carry, fill_from_nearest, reaching_out
 from lungvq.register import Registration, warp_labels
 from lungvq.volume import Grid, Volume
 
-__all__ = ["carry_inspiration", "carry_lobes", "match"]
+__all__ = ["carry_inspiration", "carry_lobes", "carry_map", "match"]
 
 
 def match(insp: Breath, exp: Breath, registration: Registration) -> MatchedPair:
@@ -85,6 +86,23 @@ def carry_inspiration(displacement: Volume, insp: Breath, grid: Grid) -> Volume:
     """The inspiration scan seen from the expiration, int16 HU as scanned, at the resolution of `grid`."""
     carried = insp.ct.through(displacement, grid, fill=OUTSIDE_HU)
     return carried.like(np.rint(carried.array).astype(np.int16))
+
+
+def carry_map(values: Volume, lungs: Volume, lungs_exp: Volume) -> Volume:
+    """A map on the working grid as seen on the expiration: trilinear within the lungs, NaN where not defined.
+
+    Raises
+    ------
+    GeometryError
+        If it does not lie on the working grid.
+    """
+    if not values.grid.same_as(lungs.grid):
+        raise GeometryError("expected a map on the grid of pair.lungs")
+    known = np.isfinite(values.array) & (lungs.array > 0)
+    inside = lungs.like(np.where(known, values.array, np.nan).astype(np.float32))
+    carried = carry(dict.fromkeys(LUNGS, reaching_out(inside)), lungs_exp)
+    missing = lungs.like(((lungs.array > 0) & ~known).astype(np.uint8)).resample_labels(lungs_exp.grid)
+    return lungs_exp.like(np.where(missing.array > 0, np.float32(np.nan), carried))
 
 
 def carry_lobes(registration: Registration, lobes_insp: Volume, lungs_exp: Volume) -> Volume:

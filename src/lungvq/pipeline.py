@@ -20,7 +20,8 @@ from lungvq.clinical.prm import prm_map
 from lungvq.errors import PairError
 from lungvq.findings import Finding, fail, passed, warn
 from lungvq.maps import make_maps
-from lungvq.match import carry_inspiration, carry_lobes, match
+from lungvq.match import carry_inspiration, carry_lobes, carry_map, match
+from lungvq.methods import Estimator, load_estimator
 from lungvq.perfusion import PerfusionOptions, perfusion_terms
 from lungvq.progress import SILENT, Progress
 from lungvq.quantify import BreathHold, quantify
@@ -60,6 +61,7 @@ class Options:
     ventilation: VentilationOptions = field(default_factory=VentilationOptions)
     perfusion: PerfusionOptions = field(default_factory=PerfusionOptions)
     allow_no_breathing: bool = False
+    estimators: tuple[str, ...] = ()
 
 
 def analyse(
@@ -92,6 +94,8 @@ def analyse(
         If the scans are swapped, show no breathing (unless allowed) or cannot be brought together.
     """
     options, given = options or Options(), given or Given()
+    for name in options.estimators:
+        load_estimator(name)  # what is not there should not be missed after minutes
     check_same_patient(insp.patient, exp.patient)
     given.check(insp.volume.grid, exp.volume.grid)
     clock = Clock(progress)
@@ -125,6 +129,7 @@ def analyse(
             _counted(inspired, lobes_insp),
             {**estimated.maps, "prm_median3d": _quiet_prm(inspired, expired, estimated.insp_on_exp)},
             down=down_of(str(exp.facts.get("patient_position") or "")),
+            others={name: (e.quantity, e.method.id) for name, e in estimated.others.items()},
         )
         result = _assembled(
             case, inspired, expired, registration, lobes_insp, lobes_exp, estimated, metrics, options, given
@@ -160,12 +165,16 @@ def _quiet_prm(insp: Breath, exp: Breath, insp_on_exp: Volume) -> Volume:
 
 @dataclass(frozen=True)
 class Estimates:
-    """The maps of a pair, the inspiration seen from the expiration, and how well the maps closed."""
+    """The maps of a pair, the inspiration seen from the expiration, and how well the maps closed.
+
+    `others` are the estimators of other packages whose maps are among `maps`.
+    """
 
     maps: dict[str, Volume]
     insp_on_exp: Volume
     extravascular_g_ml: float
     findings: tuple[Finding, ...]
+    others: dict[str, Estimator] = field(default_factory=dict)
 
 
 def estimate(insp: Breath, exp: Breath, registration: Registration, options: Options) -> Estimates:
@@ -175,7 +184,17 @@ def estimate(insp: Breath, exp: Breath, registration: Registration, options: Opt
     blood = perfusion_terms(pair, options.perfusion)
     insp_on_exp = carry_inspiration(registration.displacement, insp, exp.ct.grid)
     maps, findings = make_maps(insp, exp, air, blood, registration.confidence, insp_on_exp)
-    return Estimates(maps, insp_on_exp, blood.extravascular_g_ml, tuple(findings))
+    others: dict[str, Estimator] = {}
+    for name in options.estimators:
+        estimator = load_estimator(name)
+        try:
+            maps[name] = carry_map(estimator(pair), pair.lungs, exp.anatomy.lungs)
+            others[name] = estimator
+        except Exception as error:
+            # Code of others: whatever goes wrong in it must not take this package's results along.
+            told = f"The estimator {name} of another package failed: {type(error).__name__}: {error}"
+            findings.append(warn("ESTIMATOR_FAILED", told, advice="Its map is missing; all else is whole."))
+    return Estimates(maps, insp_on_exp, blood.extravascular_g_ml, tuple(findings), others)
 
 
 def check_breathing(insp_ml: float, exp_ml: float, *, allow: bool = False) -> str:
@@ -298,6 +317,7 @@ def _assembled(
         registration=quality_numbers(registration),
         settings={
             **asdict(options),
+            "estimators": {name: asdict(e.method) for name, e in estimated.others.items()},
             "segmentation": given.told(),
             "extravascular_g_ml": estimated.extravascular_g_ml,
             "hu_scale": {b.role: asdict(b.calibrate) for b in (insp, exp)},

@@ -13,6 +13,7 @@ from lungvq.cli.demo import demo
 from lungvq.cli.doctor import doctor
 from lungvq.cli.evaluate_landmarks import evaluate_landmarks
 from lungvq.cli.inspect import inspect
+from lungvq.cli.methods import methods
 from lungvq.cli.models import models
 from lungvq.cli.phantom import phantom
 from lungvq.cli.register import register
@@ -43,6 +44,7 @@ for command in (
     demo,
     verify,
     doctor,
+    methods,
     bench,
     deid,
     send,

@@ -82,6 +82,13 @@ def run(
             show_default=False,
         ),
     ] = None,
+    estimator: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="One more estimator, of another package ('lungvq methods' lists them); may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 5 when a QC check fails.")] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Replace another result in the output folder.")
@@ -128,7 +135,7 @@ def run(
             pair[1],
             output,
             case=case,
-            options=Options(allow_no_breathing=allow_no_breathing),
+            options=Options(allow_no_breathing=allow_no_breathing, estimators=tuple(estimator or ())),
             masks=Masks(
                 insp=insp_mask,
                 exp=exp_mask,

@@ -32,7 +32,7 @@ def _line(values: np.ndarray, depth_mm: np.ndarray) -> tuple[float, float, float
         return float("nan"), float("nan"), float("nan")
     middle, mean = float(x.mean()), float(y.mean())
     spread = float(((x - middle) ** 2).sum())
-    slope = float((x - middle) @ (y - mean)) / spread if spread > 0 else float("nan")
+    slope = float(((x - middle) * (y - mean)).sum()) / spread if spread > 0 else float("nan")
     return mean, slope, middle
 
 

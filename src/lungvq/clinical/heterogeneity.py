@@ -101,7 +101,7 @@ def gini(values: np.ndarray) -> float:
     if n == 0 or total <= 0:
         return float("nan")
     rank = np.arange(1 - n, n, 2, dtype=np.float64)
-    return float(rank @ np.sort(values)) / (n * total)
+    return float((rank * np.sort(values)).sum()) / (n * total)
 
 
 def cv_beyond_error(values: np.ndarray, standard_error: np.ndarray) -> float:
@@ -160,7 +160,7 @@ def between_share(values: np.ndarray, groups: np.ndarray) -> float:
     if np.count_nonzero(counts) < 2:
         return float("nan")
     values = values - values.mean()
-    total = float(values @ values)
+    total = float(np.square(values).sum())
     sums = np.bincount(groups, values)
     between = float(np.sum(sums**2 / np.maximum(counts, 1)))
     return 100 * between / total if total > 0 else float("nan")

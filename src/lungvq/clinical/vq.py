@@ -164,5 +164,5 @@ def log_sd(log_ratio: np.ndarray, weights: np.ndarray) -> float:
     total = float(w.sum())
     if total <= 0:
         return float("nan")
-    mean = float(w @ x) / total
-    return float(np.sqrt(w @ (x - mean) ** 2 / total))
+    mean = float((w * x).sum()) / total
+    return float(np.sqrt((w * (x - mean) ** 2).sum() / total))

@@ -39,7 +39,7 @@ def write_maps_and_labels(result: CaseResult, folder: Path) -> None:
                 on_expiration,
                 f"maps/{name}.nii.gz",
                 volume,
-                0 if MAPS[name].scale == "classes" else np.nan,
+                0 if name in MAPS and MAPS[name].scale == "classes" else np.nan,
             )
             for name, volume in result.maps.items()
         ]

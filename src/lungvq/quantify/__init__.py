@@ -54,6 +54,7 @@ def quantify(
     maps: dict[str, Volume],
     *,
     down: tuple[float, float, float] = SUPINE,
+    others: Mapping[str, tuple[str, str]] | None = None,
     intervals: Mapping[tuple[str, str], tuple[float, float]] | None = None,
 ) -> pd.DataFrame:
     """Every number of a case.
@@ -68,6 +69,8 @@ def quantify(
         median in space.
     down : tuple of float
         The way down in LPS.
+    others : dict of str to (str, str), optional
+        Maps of `maps` by other estimators: their quantity, ``ventilation`` or ``perfusion``, and method id.
     intervals : dict, optional
         95 % intervals of default values, keyed (region, metric): for ``ci_low`` and ``ci_high``.
 
@@ -90,7 +93,7 @@ def quantify(
     rows += carried_rows(exp, expired, maps["jacobian"], maps["perfusion_ctp"])
     rows += ratio_rows(rows)
     air = next(r.value for r in rows if r.region == "both" and r.metric == "air_exp_ml")
-    rows += function_rows(expired, maps, air, down)
+    rows += function_rows(expired, maps, air, down, others)
     rows += vq_rows(expired, maps)
     rows += prm_rows(expired, maps)
     rows += _other_zones(exp, insp, maps, rows)

@@ -118,5 +118,5 @@ def _correlation(v: np.ndarray, q: np.ndarray) -> float:
     if np.count_nonzero(known) < 2:
         return float("nan")
     x, y = (a[known] - a[known].mean(dtype=np.float64) for a in (v, q))
-    scale = float(np.sqrt((x @ x) * (y @ y)))
-    return float(x @ y) / scale if scale > 0 else float("nan")
+    scale = float(np.sqrt(np.square(x).sum() * np.square(y).sum()))
+    return float((x * y).sum()) / scale if scale > 0 else float("nan")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -45,7 +45,11 @@ _LEAST_AIR_CHANGE = 0.01  # of expired air: with less, shares of it are shares o
 
 
 def function_rows(
-    regions: Regions, maps: dict[str, Volume], expired_air_ml: float, down: tuple[float, float, float]
+    regions: Regions,
+    maps: dict[str, Volume],
+    expired_air_ml: float,
+    down: tuple[float, float, float],
+    others: Mapping[str, tuple[str, str]] | None = None,
 ) -> Iterator[Row]:
     """Everything counted on one map at a time.
 
@@ -59,17 +63,17 @@ def function_rows(
         Air in both lungs: against less than 1 % of it, shares of ventilation are not defined.
     down : tuple of float
         The way down in LPS.
+    others : dict of str to (str, str)
+        More maps: their quantity, ``ventilation`` or ``perfusion``, and the id of their method.
     """
     for name in DEFAULT_METHODS:
         values = regions.row(maps[name].array)
         yield from _row_by_row(regions, name, values, expired_air_ml)
         yield from _on_thinned(regions, name, maps, down)
         yield from _clusters(regions, name, maps[name], values)
-    for name, (quantity, method) in OTHER_METHODS.items():
+    for name, (quantity, method) in {**OTHER_METHODS, **(others or {})}.items():
         if name in maps:
-            values = np.nan_to_num(regions.row(maps[name].array))
-            for region, total in regions.tally(np.zeros(values.shape, bool), 1, values):
-                yield region.row(f"{quantity}_ml", float(total[0]) * regions.voxel_ml, "mL", method, 0)
+            yield from _beside(regions, quantity, method, regions.row(maps[name].array))
 
 
 def _row_by_row(regions: Regions, name: str, values: np.ndarray, expired_air_ml: float) -> Iterator[Row]:
@@ -96,6 +100,17 @@ def _row_by_row(regions: Regions, name: str, values: np.ndarray, expired_air_ml:
             low = _share_of(own < threshold, mean)
             yield region.row(f"{name}_defect_pct", low, "%", rule, int(rule == DEFAULT_RULE))
         yield region.row(f"{name}_high_pct", _share_of(own > _HIGH_SHARE * mean, mean), "%", "mean200@1")
+
+
+def _beside(regions: Regions, quantity: str, method: str, values: np.ndarray) -> Iterator[Row]:
+    """What another estimator of the same quantity says, beside the default."""
+    known = np.nan_to_num(values)
+    whole = _sum(known)
+    for region, total in regions.tally(np.zeros(values.shape, bool), 1, known):
+        if quantity == "ventilation":
+            yield region.row("ventilation_ml", float(total[0]) * regions.voxel_ml, "mL", method, 0)
+        share = percent(total[0], whole) if whole > 0 else float("nan")
+        yield region.row(f"{quantity}_fraction_pct", share, "%", method, 0)
 
 
 def _share_of(which: np.ndarray, mean: float) -> float:
