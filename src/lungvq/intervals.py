@@ -1,0 +1,166 @@
+"""Intervals of regional numbers, from the standard errors of the maps they are sums of.
+
+What makes one voxel's value wrong is shared by its surroundings, and by nothing far away: over a region errors
+average out as if each cube of `CORRELATION_MM` had one of its own. To that come errors of a region's outline: of the
+lung's mask, and of the borders between lobes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from lungvq.anatomy import LOBES, LUNG_OF_LOBE_LABEL, LUNGS, ZONES
+from lungvq.quantify import BreathHold
+from lungvq.quantify.regions import Regions
+from lungvq.quantify.zones import zones_by_height
+from lungvq.volume import Volume
+
+__all__ = ["CORRELATION_MM", "border_areas", "lobe_borders", "region_intervals"]
+
+CORRELATION_MM = {"ventilation": 12.0, "perfusion": 12.0}
+"""Side of the cubes within which the error of a map is shared, as measured on phantoms."""
+
+OUTLINE = {"ventilation": 0.003, "perfusion": 0.003}
+"""Standard error of a lung's sum from its own outline, as a share of it, likewise."""
+
+ZONE_BORDER = 0.4
+"""Standard error of where a zone ends, in slices: zones move with the lung's highest and lowest slice."""
+
+PRIOR_MM = 8.0
+"""How far a fissure lies from that of other people."""
+
+TOGETHER = 0.6
+"""How much of a fissure's uncertainty is a shift of the whole of it."""
+
+_Z = 1.96
+_THIN_MM = 2.0
+_STAIRS = 2 / 3  # faces of voxels along a slanting border have half as much again as its area
+
+
+def border_areas(labels: Volume, lungs: Volume, names: Mapping[str, int]) -> dict[str, float]:
+    """Area in mm^2 of each labelled part's borders with other parts of the same lung."""
+    total = np.zeros(max(names.values()) + 1)
+    spacing = np.array(labels.spacing)
+    for axis in range(3):
+        (a, b), (left, right) = (
+            (np.moveaxis(v.array, axis, 0)[:-1], np.moveaxis(v.array, axis, 0)[1:]) for v in (labels, lungs)
+        )
+        border = (a != b) & (left == right) & (a > 0) & (b > 0)
+        face = float(np.prod(np.delete(spacing, axis)))
+        for found in (a[border], b[border]):
+            total += np.bincount(found, minlength=total.size) * face
+    return {name: float(total[label]) for name, label in names.items()}
+
+
+_FISSURES = {
+    "LUL": ("left oblique",),
+    "LLL": ("left oblique",),
+    "RUL": ("right oblique", "right horizontal"),
+    "RML": ("right oblique", "right horizontal"),
+    "RLL": ("right oblique",),
+}
+
+
+def lobe_borders(uncertainty_mm: Mapping[str, float]) -> dict[str, float]:
+    """Standard error of where each lobe's borders lie as a whole, from how sure each fissure's place is.
+
+    Parameters
+    ----------
+    uncertainty_mm : mapping of str to float
+        Standard deviation of a fissure's place, by its name; without one that of fissures known from other people
+        alone.
+    """
+    known = {name: mm for name, mm in uncertainty_mm.items() if np.isfinite(mm)}
+    return {
+        lobe: TOGETHER * max(known.get(name, PRIOR_MM) for name in names) for lobe, names in _FISSURES.items()
+    }
+
+
+def region_intervals(
+    hold: BreathHold, maps: Mapping[str, Volume], *, border_mm: Mapping[str, float] | None = None
+) -> dict[tuple[str, str], tuple[float, float]]:
+    """95 % intervals of the shares of ventilation and perfusion, and of ventilation in mL.
+
+    Parameters
+    ----------
+    hold : BreathHold
+        The expiration.
+    maps : mapping of str to Volume
+        ``ventilation``, ``perfusion`` and their ``_se``, on the grid of `hold`.
+    border_mm : mapping of str to float, optional
+        For each lobe, the standard error of where its borders with other lobes lie, as a mean over them.
+
+    Returns
+    -------
+    dict
+        Keyed (region, metric), as `quantify` takes them.
+
+    Notes
+    -----
+    A share ``a / (a + b)`` of independent parts a and b, with variances A and B, has the variance
+    ``((1 - f)^2 A + f^2 B) / (a + b)^2``.
+    """
+    regions, every = hold.regions().thinned(_THIN_MM)
+    lungs, lobes = (
+        Volume(np.ascontiguousarray(v.array[every]), regions.lungs.affine) for v in (hold.lungs, hold.lobes)
+    )
+    borders = {
+        lobe: (border_mm or {}).get(lobe, 0.0) * _STAIRS * area / 1000
+        for lobe, area in border_areas(lobes, lungs, LOBES).items()
+    }
+    labels = {zone: number for number, zone in enumerate(ZONES, start=1)}
+    slice_mm = ZONE_BORDER * hold.lungs.spacing[0] / 1000
+    borders |= {z: slice_mm * a for z, a in border_areas(zones_by_height(lungs), lungs, labels).items()}
+    found: dict[tuple[str, str], tuple[float, float]] = {}
+    for name in ("ventilation", "perfusion"):
+        values, errors = (regions.row(maps[key].array[every]) for key in (name, f"{name}_se"))
+        found |= _shares(regions, name, values, errors, borders)
+    return found
+
+
+def _shares(
+    regions: Regions, name: str, values: np.ndarray, errors: np.ndarray, border_ml: Mapping[str, float]
+) -> dict[tuple[str, str], tuple[float, float]]:
+    known = np.isfinite(values) & np.isfinite(errors)
+    ml = regions.voxel_ml
+    shared = max(CORRELATION_MM[name] ** 3 / 1000, ml)
+    one = np.zeros(values.size, np.uint8)
+    sums = {r: float(n[0]) * ml for r, n in regions.tally(one, 1, np.where(known, values, 0))}
+    squares = {r: float(n[0]) * ml * shared for r, n in regions.tally(one, 1, np.where(known, errors**2, 0))}
+    volumes = {r.name: float(n[0]) * ml for r, n in regions.tally(one, 1)}
+    of = {r.name: total for r, total in sums.items()}
+    whole, whole_square = of["both"], next(v for r, v in squares.items() if r.name == "both")
+    found = {}
+    for region, total in sums.items():
+        if not whole > 0:
+            break
+        f, square = total / whole, squares[region]
+        outline = OUTLINE[name] * sum(
+            # a lung's outline moves its own regions' share up as much as the other lung's is part of the whole
+            abs(total) * (1 - of[lung] / whole)
+            for lung in LUNGS
+            if _lung_of(region.name) == lung
+        )
+        density = abs(total) / volumes[region.name] if volumes[region.name] else 0.0
+        edge = border_ml.get(region.name, 0.0) * density
+        share = (
+            (1 - f) ** 2 * square + f**2 * max(whole_square - square, 0) + 2 * outline**2 + edge**2
+        ) ** 0.5
+        if region.name != "both":
+            found[region.name, f"{name}_fraction_pct"] = _around(100 * f, 100 * share / whole)
+        if name == "ventilation":
+            own = (square + (OUTLINE[name] * total) ** 2 + edge**2) ** 0.5
+            found[region.name, "ventilation_ml"] = _around(total, own)
+    return found
+
+
+def _lung_of(region: str) -> str:
+    if region in LOBES:
+        return next(n for n, label in LUNGS.items() if label == LUNG_OF_LOBE_LABEL[LOBES[region]])
+    return region.split("_")[0]
+
+
+def _around(value: float, error: float) -> tuple[float, float]:
+    return value - _Z * error, value + _Z * error

@@ -1,0 +1,78 @@
+"""Intervals of regional numbers on boxes whose errors are known."""
+
+import numpy as np
+import pytest
+
+from lungvq.hu import Calibration
+from lungvq.intervals import CORRELATION_MM, border_areas, lobe_borders, region_intervals
+from lungvq.quantify import BreathHold
+from lungvq.volume import Volume
+
+AFFINE = np.array([[0, 0, 2.0, -50], [0, 2.0, 0, 10], [2.0, 0, 0, -300], [0, 0, 0, 1]])
+
+
+@pytest.fixture
+def hold():
+    lungs, lobes = (np.zeros((40, 30, 44), np.uint8) for _ in range(2))
+    lungs[2:38, 2:28, 2:21], lungs[2:38, 2:28, 23:42] = 2, 1
+    lobes[lungs == 1] = 1
+    lobes[2:20][lungs[2:20] == 1] = 2
+    lobes[lungs == 2] = 3
+    lobes[2:14][lungs[2:14] == 2] = 5
+    lobes[14:20][lungs[14:20] == 2] = 4
+    hu = Volume(np.full(lungs.shape, -700, np.int16), AFFINE)
+    return BreathHold(hu, hu.like(lungs), hu.like(lobes), Calibration())
+
+
+def made(hold, value, error):
+    full = [
+        hold.lungs.like(np.where(hold.lungs.array > 0, x, np.nan).astype(np.float32)) for x in (value, error)
+    ]
+    return {
+        "ventilation": full[0],
+        "ventilation_se": full[1],
+        "perfusion": full[0],
+        "perfusion_se": full[1],
+    }
+
+
+def test_area_of_a_flat_border(hold):
+    areas = border_areas(hold.lobes, hold.lungs, {"LUL": 1, "LLL": 2, "RUL": 3, "RML": 4, "RLL": 5})
+    one = 26 * 19 * 4.0
+    assert areas == {"LUL": one, "LLL": one, "RUL": one, "RML": 2 * one, "RLL": one}
+
+
+def test_a_share_is_as_sure_as_independent_cubes_make_it(hold):
+    # A second route: draw cubes of error and look at the spread of the share.
+    maps = made(hold, 1.0, 0.2)
+    low, high = region_intervals(hold, maps)["LLL", "perfusion_fraction_pct"]
+    shares = {n: float((hold.lobes.array == n).sum()) * 0.008 for n in range(1, 6)}
+    cube = CORRELATION_MM["perfusion"] ** 3 / 1000
+    rng = np.random.default_rng(0)
+    drawn = {n: ml + 0.2 * np.sqrt(ml * cube) * rng.normal(size=20000) for n, ml in shares.items()}
+    spread = 100 * np.std(drawn[2] / sum(drawn.values()))
+    assert (low + high) / 2 == pytest.approx(100 * shares[2] / sum(shares.values()), rel=1e-5)
+    assert (high - low) / 3.92 == pytest.approx(spread, rel=0.06)
+
+
+def test_an_uncertain_fissure_widens_the_lobe_and_not_the_lung(hold):
+    maps = made(hold, 1.0, 0.01)
+    narrow = region_intervals(hold, maps)
+    wide = region_intervals(hold, maps, border_mm=lobe_borders({}))
+    for key in (("left", "ventilation_ml"), ("both", "ventilation_ml"), ("left_upper", "ventilation_ml")):
+        assert wide[key] == narrow[key]
+    low, high = wide["LUL", "ventilation_ml"]
+    area_ml = 26 * 19 * 4.0 * 2 / 3 * 0.6 * 8 / 1000
+    assert (high - low) / 3.92 == pytest.approx(area_ml, rel=0.1)
+
+
+def test_a_fissure_that_was_seen_is_surer_than_one_of_other_people():
+    borders = lobe_borders({"left oblique": 1.0, "right oblique": 2.0})
+    assert borders["LUL"] == borders["LLL"] == pytest.approx(0.6)
+    assert borders["RLL"] == pytest.approx(1.2)
+    assert borders["RML"] == borders["RUL"] == pytest.approx(4.8)
+
+
+def test_without_ventilation_there_are_no_shares_of_it(hold):
+    found = region_intervals(hold, made(hold, 0.0, 0.1))
+    assert not any(metric == "ventilation_fraction_pct" for _, metric in found)
