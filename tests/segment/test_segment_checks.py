@@ -17,6 +17,7 @@ def chest(air=None):
     lungs = np.zeros(SHAPE, np.uint8)
     lungs[5:55, 8:42, 6:40], lungs[5:55, 8:42, 50:84] = 2, 1
     hu = np.where(lungs, -850, 40).astype(np.int16)
+    hu[:, 44:46] = 400  # ribs
     hu += np.random.default_rng(0).normal(0, 12, SHAPE).astype(np.int16)
     if air is not None:
         hu[air] = -1000
@@ -25,13 +26,13 @@ def chest(air=None):
 
 def found(ct, lungs):
     coarse = ct.like(ct.array.astype(np.float32))
-    findings = check_lungs(ct, lungs, np.zeros(SHAPE, np.uint8), True, False, -400.0, coarse)
+    findings = check_lungs(ct, lungs, np.zeros(SHAPE, np.uint8), True, False, -400.0, coarse, 12.5)
     return {f.code: f for f in findings}
 
 
 def test_whole_lungs_pass():
     codes = found(*chest())
-    assert {"LUNG_SHAPE", "NO_LOOSE_AIR", "LUNG_COMPLETE", "LUNG_RATIO"} <= codes.keys()
+    assert {"LUNG_SHAPE", "NO_LOOSE_AIR", "LUNG_REACHES_RIBS", "LUNG_COMPLETE", "LUNG_RATIO"} <= codes.keys()
     assert all(f.severity == "PASS" for f in codes.values())
 
 
@@ -54,6 +55,18 @@ def test_a_pneumothorax_is_named_with_its_side_and_emphysema_within_is_not():
     assert "NO_LOOSE_AIR" in found(*chest(deep))
     little = (slice(20, 30), slice(8, 14), slice(8, 20))  # 11 mL
     assert "NO_LOOSE_AIR" in found(*chest(little))
+
+
+def test_what_is_without_air_between_lung_and_ribs_is_told():
+    ct, lungs = chest()
+    lungs[20:40, 30:, 6:40] = 0  # 20 slices of 34 columns, of which 13 lie 35 mm and more from the spine
+    finding = found(ct.like(np.where(lungs, ct.array, np.maximum(ct.array, 20)).astype(np.int16)), lungs)[
+        "AIRLESS_BEHIND_LUNG"
+    ]
+    assert finding.touches == ("right",)
+    columns = int((12.5 - (-100 + 2.5 * np.arange(6, 40)) > 35).sum())
+    assert finding.value == pytest.approx(20 * columns * 2.5**2 * (15 * 2.5 - 10) / 1000, abs=0.1)
+    assert "LUNG_REACHES_RIBS" in found(*chest())
 
 
 def lobes(**shares):

@@ -114,6 +114,7 @@ def segment(ct: Volume, *, lungs: Volume | None = None, progress: Progress = SIL
         leaked,
         threshold,
         coarse,
+        body.midline_mm,
         trachea.hu if trachea else -1000.0,
     )
     findings = (*findings, check_bronchi(bronchi))

@@ -23,6 +23,12 @@ LOOSE_AIR_ML = 25.0
 LOOSE_AIR_HU = 25.0  # above that of air: emphysema holds some tissue, a pleural space none
 LOOSE_AIR_PLEURA = 0.15  # share of its surface that must lie at the pleura
 
+AIRLESS_ML = 40.0
+AIRLESS_GAP_MM = 18.0  # from the lung's back to the next rib; healthy backs have 2 to 12
+CHEST_WALL_MM = 10.0
+BONE_HU = 180.0
+RIB_STEP_MM = 14.0  # ribs slope: within this much up and down there is one everywhere
+
 LOBE_SHARES: dict[str, tuple[float, float]] = {
     "LUL": (18.1, 26.6),
     "LLL": (19.4, 28.7),
@@ -41,6 +47,7 @@ def check_lungs(
     leaked: bool,
     threshold: float,
     coarse: Volume,
+    midline_mm: float,
     air_hu: float = -1000.0,
 ) -> tuple[Finding, ...]:
     """Findings on size, symmetry, truncation, shape, density, air outside the lung, and airways.
@@ -59,6 +66,8 @@ def check_lungs(
         HU at or above which lung counts as opacity.
     coarse : Volume of float32
         Means of `ct` over blocks, as `coarsen` makes them.
+    midline_mm : float
+        x of the spine, LPS mm.
     air_hu : float, optional
         HU of air in this scan.
     """
@@ -72,6 +81,7 @@ def check_lungs(
         _check_shape(sparse, coarse),
         _check_opacity(ct, lungs, threshold),
         _check_loose_air(sparse, coarse, air_hu),
+        _check_airless(sparse, coarse, midline_mm),
         _check_airways(float(airways.sum()) * ct.voxel_ml, sum(ml.values()), has_trachea, leaked),
     )
 
@@ -238,6 +248,52 @@ def _check_loose_air(lungs: NDArray[np.uint8], coarse: Volume, air_hu: float) ->
         unit="mL",
         advice="Look at the scan; with a pneumothorax, volume and ventilation of that lung are not its own.",
         touches=tuple(side for side, value in ml.items() if value),
+    )
+
+
+def _check_airless(lungs: NDArray[np.uint8], coarse: Volume, midline_mm: float) -> Finding:
+    """What lies between the back of the lungs and the ribs where there should be lung: fluid, or lung without air.
+
+    Column by column from front to back, 35 mm and more from the spine, between a tenth and nine tenths of the
+    lungs' height.
+    """
+    ml = {"left": 0.0, "right": 0.0}
+    height = np.flatnonzero(lungs.any(axis=(1, 2)))
+    dz, dy, dx = coarse.spacing
+    if len(height) > 10:
+        inner = slice(int(height[0] + 0.1 * len(height)), int(height[0] + 0.9 * len(height)) + 1)
+        reach = 2 * max(1, round(RIB_STEP_MM / dz)) + 1
+        bone = ndimage.maximum_filter1d((coarse.array > BONE_HU).view(np.uint8), reach, axis=0)[inner]
+        rows = np.arange(lungs.shape[1])[:, None]
+        columns = np.arange(lungs.shape[2])
+        x = coarse.grid.world(np.stack([0 * columns, 0 * columns, columns], axis=1))[:, 0]
+        lateral = abs(x - midline_mm) > 35
+        for side, label in LUNGS.items():
+            mask = lungs[inner] == label
+            last = np.where(mask, rows, -1).max(axis=1)
+            behind = (bone > 0) & (rows > last[:, None])
+            gap = (np.argmax(behind, axis=1) - last) * dy
+            judged = (last >= 0) & behind.any(axis=1) & lateral & (gap > AIRLESS_GAP_MM)
+            ml[side] = float((gap[judged] - CHEST_WALL_MM).sum() * dz * dx / 1000)
+    large = {side: value for side, value in ml.items() if value > AIRLESS_ML}
+    if not large:
+        return passed(
+            "LUNG_REACHES_RIBS",
+            "At the back both lungs reach the ribs.",
+            value=round(max(ml.values()), 1),
+            limit=AIRLESS_ML,
+            unit="mL",
+        )
+    where = " and ".join(f"{value:.0f} mL on the {side}" for side, value in large.items())
+    return warn(
+        "AIRLESS_BEHIND_LUNG",
+        f"Between the back of the lung and the ribs lie about {where} without air: effusion, consolidation or"
+        " collapse; they are not counted as lung.",
+        value=round(max(large.values()), 1),
+        limit=AIRLESS_ML,
+        unit="mL",
+        advice="Read volumes and shares as those of the aerated lung.",
+        touches=tuple(large),
     )
 
 
