@@ -98,9 +98,10 @@ def build_page(result: CaseResult) -> dict[str, Any]:
         "scans": _scans(result),
         "selection": _selection(result),
         "withheld": _withheld(result),
-        "lobes": _region_table(result),
+        "lobes": {**_region_table(result, LOBE_COLUMNS), "sums": _said_sums(result)},
         "zones": _zone_table(result),
-        "spread": _spread(result),
+        "density": _region_table(result, DENSITY_COLUMNS),
+        "spread": _region_table(result, SPREAD_COLUMNS, with_lobes=False),
         "registration": _registration(result),
         "distrust": _distrust(result),
         "settings": _flatten(result.settings),
@@ -135,7 +136,14 @@ def _legible(value: Any) -> Any:
     return value
 
 
-_WITHHELD_TITLES = {"ventilation": "Ventilation", "perfusion": "Perfusion", "vq": "V/Q", "lobes": "Lobes"}
+_WITHHELD_TITLES = {
+    "ventilation": "Ventilation",
+    "perfusion": "Perfusion",
+    "vq": "V/Q",
+    "lobes": "Lobes",
+    "density": "Counts at fixed CT numbers",
+    "prm": "PRM",
+}
 
 
 def _withheld(result: CaseResult) -> dict[str, dict[str, str]]:
@@ -289,8 +297,23 @@ def _class_bar(result: CaseResult, shown: bool) -> dict[str, Any]:
         "title": "V/Q classes, both lungs",
         "parts": parts,
         "abnormal": number(abnormal, 1),
+        "sweep": _said_sweep(result) if shown else "",
         "withheld": not shown,
     }
+
+
+def _said_sweep(result: CaseResult) -> str:
+    """How the share that is not normal moves with the threshold; empty where it was not counted."""
+    table = result.metrics[(result.metrics["region"] == "both") & (result.metrics["zone_def"] == "")]
+    shares = table[table["metric"] == "vq_abnormal_pct"].set_index("method")["value"]
+    at = [f"{number(shares[f'mean{t}@1'], 1)} % at {t} %" for t in (50, 70) if f"mean{t}@1" in shares]
+    area = result.metric("both", "vq_abnormal_sweep_pct")
+    if not at or not math.isfinite(area):
+        return ""
+    return (
+        f"Not normal at other thresholds: {', '.join(at)} of the mean; {number(area, 1)} % averaged over thresholds"
+        " from 40 to 80 %."
+    )
 
 
 # -------------------------------------------------------------------------------------------- scans
@@ -416,9 +439,36 @@ LOBE_COLUMNS: tuple[Column, ...] = (
     Column("V/Q class, % of region", "Dead space", "%", "vq_dead_space_pct", 1, "vq"),
     Column("V/Q class, % of region", "Shunt-like", "%", "vq_shunt_pct", 1, "vq"),
     Column("V/Q class, % of region", "Matched", "%", "vq_matched_defect_pct", 1, "vq"),
-    Column("Density, % of region", "LAA-950", "%", "laa950_pct", 1),
+    Column("Density, % of region", "LAA-950", "%", "laa950_pct", 1, "density"),
     Column("Density, % of region", "fSAD", "%", "prm_fsad_pct", 1, "prm"),
     Column("Density, % of region", "Emphysema", "%", "prm_emphysema_pct", 1, "prm"),
+)
+
+DENSITY_COLUMNS: tuple[Column, ...] = (
+    Column("Inspiration", "LAA-950", "%", "laa950_pct", 1, "density"),
+    Column("Inspiration", "LAA-910", "%", "laa910_pct", 1, "density"),
+    Column("Inspiration", "Perc15", "HU", "perc15_insp_hu", 0, "density"),
+    Column("Inspiration", "Mean", "HU", "mld_insp_hu", 0),
+    Column("Expiration", "LAA-856", "%", "laa856_pct", 1, "density"),
+    Column("Expiration", "Mean", "HU", "mld_exp_hu", 0),
+    Column("Expiration / inspiration", "Volume", "", "ei_volume_ratio", 2),
+    Column("Expiration / inspiration", "Mean HU", "", "ei_mld_ratio", 2),
+    Column("PRM, % of region", "Normal", "%", "prm_normal_pct", 1, "prm"),
+    Column("PRM, % of region", "fSAD", "%", "prm_fsad_pct", 1, "prm"),
+    Column("PRM, % of region", "Emphysema", "%", "prm_emphysema_pct", 1, "prm"),
+    Column("PRM, % of region", "Emptying", "%", "prm_emptying_emphysema_pct", 1, "prm"),
+)
+
+SPREAD_COLUMNS: tuple[Column, ...] = tuple(
+    Column(title, short, unit, f"{name}_{metric}", digits, name)
+    for name, title in (("ventilation", "Ventilation"), ("perfusion", "Perfusion"))
+    for short, unit, metric, digits in (
+        ("CV", "", "cv", 2),
+        ("H", "", "h", 2),
+        ("CV, 10 mm", "", "cv_10mm", 2),
+        ("Defects", "", "defect_count", 0),
+        ("Largest", "mL", "defect_largest_ml", 0),
+    )
 )
 
 ZONE_COLUMNS: tuple[Column, ...] = (
@@ -468,16 +518,19 @@ class _Numbers:
         }
 
 
-def _region_table(result: CaseResult) -> dict[str, Any]:
+def _region_table(
+    result: CaseResult, columns: tuple[Column, ...], *, with_lobes: bool = True
+) -> dict[str, Any]:
     """Five lobes, two lungs, both; lobes are left out where they are withheld."""
     numbers = _Numbers(result)
-    lobes = [] if result.withheld("lobes") else [*LOBES_OF_LUNG["right"], *LOBES_OF_LUNG["left"]]
+    with_lobes = with_lobes and not result.withheld("lobes")
+    lobes = [*LOBES_OF_LUNG["right"], *LOBES_OF_LUNG["left"]] if with_lobes else []
     rows: list[dict[str, Any]] = []
     for region in (*lobes, "right", "left", "both"):
         gone = _region_withheld(result, region)
         cells = [
             numbers.cell(region, column, gone or bool(column.map and is_withheld(result, column.map)))
-            for column in LOBE_COLUMNS
+            for column in columns
         ]
         rows.append(
             {
@@ -490,19 +543,18 @@ def _region_table(result: CaseResult) -> dict[str, Any]:
             }
         )
     groups: list[tuple[str, int]] = []
-    for column in LOBE_COLUMNS:
+    for column in columns:
         if groups and groups[-1][0] == column.group:
             groups[-1] = (column.group, groups[-1][1] + 1)
         else:
             groups.append((column.group, 1))
     return {
         "groups": groups,
-        "starts": [n == 0 or c.group != LOBE_COLUMNS[n - 1].group for n, c in enumerate(LOBE_COLUMNS)],
-        "columns": [(c.title, c.unit) for c in LOBE_COLUMNS],
+        "starts": [n == 0 or c.group != columns[n - 1].group for n, c in enumerate(columns)],
+        "columns": [(c.title, c.unit) for c in columns],
         "marked": any(cell["mark"] for row in rows for cell in row["cells"]),
         "marks": _gather_marks(rows),
         "rows": rows,
-        "sums": "".join(f"{said}. " for said in ["; ".join(_sums(result, numbers, lobes))] if said),
     }
 
 
@@ -532,6 +584,12 @@ def _region_withheld(result: CaseResult, region: str) -> bool:
     """A FAIL on a lung takes its lobes and zones with it."""
     lung = next((side for side, lobes in LOBES_OF_LUNG.items() if region in lobes), region.split("_")[0])
     return result.withheld(region) or (lung in LOBES_OF_LUNG and result.withheld(lung))
+
+
+def _said_sums(result: CaseResult) -> str:
+    lobes = [] if result.withheld("lobes") else [*LOBES_OF_LUNG["right"], *LOBES_OF_LUNG["left"]]
+    said = "; ".join(_sums(result, _Numbers(result), lobes))
+    return f"{said}. " if said else ""
 
 
 def _sums(result: CaseResult, numbers: _Numbers, lobes: list[str]) -> list[str]:
@@ -578,22 +636,6 @@ def _zone_table(result: CaseResult) -> dict[str, Any]:
         "note": f"Thirds of equal height of each lung, from its base to its apex on expiration ({ZONE_DEF})."
         " Other definitions of thirds give other numbers.",
     }
-
-
-def _spread(result: CaseResult) -> list[dict[str, Any]]:
-    """Heterogeneity beside the histograms."""
-    numbers = _Numbers(result)
-    rows = []
-    for region in ("both", "right", "left"):
-        cells = []
-        for name in ("ventilation", "perfusion"):
-            hidden = is_withheld(result, name) or _region_withheld(result, region)
-            cells += [
-                MISSING if hidden else number(numbers.value(region, f"{name}_{kind}"), 2)
-                for kind in ("cv", "h")
-            ]
-        rows.append({"title": _REGION_TITLES[region], "cells": cells})
-    return rows
 
 
 # ------------------------------------------------------------------------------------- registration

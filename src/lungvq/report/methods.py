@@ -38,6 +38,7 @@ HEADINGS: dict[str, str] = {
     "surfaces": "From outside",
     "lobes": "Lobes and lungs",
     "zones": "Zones",
+    "density": "Density and small airways",
     "spread": "How even it is",
     "registration": "Registration",
     "distrust": "What to distrust",
@@ -56,8 +57,11 @@ NOTES: dict[str, str] = {
     "lobes": "V % / vol % is the share of ventilation over the share of expiratory volume: 1 is what size alone "
     "would give.",
     "marked": "touched by a warning above.",
-    "spread": "CV: standard deviation over mean. H: interquartile range over mean. The outermost bins hold what lies "
-    "beyond the axis.",
+    "density": "LAA: share at or below that many HU. Perc15: 15 % of the lung is less dense. PRM compares both scans "
+    "voxel by voxel. All depend on dose, kernel and slice thickness, and on how far this patient breathed in and out.",
+    "spread": "CV: standard deviation over mean. H: interquartile range over mean. Both fall as maps are smoothed: "
+    "CV, 10 mm is that after a further Gaussian of 10 mm FWHM. Defects: connected clusters of at least 1 mL below 60 % "
+    "of the mean. The outermost bins of the histograms hold what lies beyond the axis.",
     "registration": "Every map rests on knowing where each piece of lung went. Where the two layers jump against "
     "each other after registration, fissures, vessels or pleura are not matched there.",
 }
