@@ -297,6 +297,7 @@ def _voltage(e: Evidence, role: str) -> list[Finding]:
     ]
 
 
+_THIN_MM = 1.5
 _SUFFIX = {"inspiration": "INSP", "expiration": "EXP"}
 _USUAL_KVP = (100.0, 120.0)
 
@@ -397,14 +398,14 @@ def _scan(e: Evidence, role: str) -> list[Finding]:
                 high_is_good=True,
             )
         )
-    if slices is not None:
+    if slices is not None and e.spacing_mm[role] <= _THIN_MM:  # of thick slices there are few: that is said above
         findings.append(
             graded(
                 f"SLICES_{_SUFFIX[role]}",
                 slices,
                 (100, 60),
                 f"number of slices of the {role} scan",
-                advice="Reconstruct thinner slices, without gaps.",
+                advice="Thin slices, but few: check that the series is whole and covers the lungs.",
                 touches=("lobes", "prm"),
                 high_is_good=True,
             )

@@ -439,9 +439,6 @@ LOBE_COLUMNS: tuple[Column, ...] = (
     Column("V/Q class, % of region", "Dead space", "%", "vq_dead_space_pct", 1, "vq"),
     Column("V/Q class, % of region", "Shunt-like", "%", "vq_shunt_pct", 1, "vq"),
     Column("V/Q class, % of region", "Matched", "%", "vq_matched_defect_pct", 1, "vq"),
-    Column("Density, % of region", "LAA-950", "%", "laa950_pct", 1, "density"),
-    Column("Density, % of region", "fSAD", "%", "prm_fsad_pct", 1, "prm"),
-    Column("Density, % of region", "Emphysema", "%", "prm_emphysema_pct", 1, "prm"),
 )
 
 DENSITY_COLUMNS: tuple[Column, ...] = (
