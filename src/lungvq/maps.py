@@ -8,7 +8,7 @@ from lungvq.anatomy import LUNGS
 from lungvq.breath import Breath
 from lungvq.clinical.acceptance import graded
 from lungvq.clinical.prm import prm_map
-from lungvq.clinical.vq import relative_to_mean, vq_class, vq_log2
+from lungvq.clinical.vq import at_one_scale, relative_to_mean, vq_class, vq_log2
 from lungvq.ctp import RegionalMagnitude
 from lungvq.findings import Finding, passed
 from lungvq.perfusion import PerfusionTerms
@@ -31,6 +31,8 @@ def make_maps(
     perfusion: PerfusionTerms,
     confidence: Volume,
     insp_on_exp: Volume,
+    *,
+    sigmas_mm: tuple[float, float] = (5.0, 5.0),
 ) -> tuple[dict[str, Volume], list[Finding]]:
     """All maps of a run, and how well they closed before they were made to.
 
@@ -40,6 +42,8 @@ def make_maps(
         0 to 1, on the working grid.
     insp_on_exp : Volume
         int16 HU on the grid of ``exp.ct``.
+    sigmas_mm : (float, float)
+        Gaussians that ventilation and perfusion were averaged over.
 
     Returns
     -------
@@ -74,7 +78,7 @@ def make_maps(
     q = blood / np.float32(mean_blood)
     hybrid = onto(ventilation.hybrid)
     close_sums(hybrid, lungs, {lung: t.air_ml for lung, t in insp.totals.items()})
-    relative_v, relative_q = relative_to_mean(v, q)
+    relative_v, relative_q = relative_to_mean(*at_one_scale(v, q, lungs, sigmas_mm))
     inside = lungs.array > 0
     arrays = {
         "ventilation": v,

@@ -183,7 +183,10 @@ def estimate(insp: Breath, exp: Breath, registration: Registration, options: Opt
     air = ventilation_terms(pair, options.ventilation)
     blood = perfusion_terms(pair, options.perfusion)
     insp_on_exp = carry_inspiration(registration.displacement, insp, exp.ct.grid)
-    maps, findings = make_maps(insp, exp, air, blood, registration.confidence, insp_on_exp)
+    sigmas = options.ventilation.sigma_mm, options.perfusion.sigma_mm
+    maps, findings = make_maps(
+        insp, exp, air, blood, registration.confidence, insp_on_exp, sigmas_mm=sigmas
+    )
     others: dict[str, Estimator] = {}
     for name in options.estimators:
         estimator = load_estimator(name)

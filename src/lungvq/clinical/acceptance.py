@@ -398,7 +398,9 @@ def _scan(e: Evidence, role: str) -> list[Finding]:
                 high_is_good=True,
             )
         )
-    if slices is not None and e.spacing_mm[role] <= _THIN_MM:  # of thick slices there are few: that is said above
+    if (
+        slices is not None and e.spacing_mm[role] <= _THIN_MM
+    ):  # of thick slices there are few: that is said above
         findings.append(
             graded(
                 f"SLICES_{_SUFFIX[role]}",

@@ -15,6 +15,7 @@ from lungvq.regional import Neighbourhoods, carry
 from lungvq.volume import Volume
 
 __all__ = [
+    "FWHM",
     "SCALES_MM",
     "between_share",
     "cv",
@@ -29,7 +30,9 @@ __all__ = [
 SCALES_MM: tuple[int, ...] = (5, 10, 15, 20)
 """Full widths at half maximum of the Gaussians over which the CV is followed."""
 
-_FWHM = 2 * np.sqrt(2 * np.log(2))  # of a Gaussian, in sigma
+FWHM = float(2 * np.sqrt(2 * np.log(2)))
+"""Of a Gaussian, in sigma."""
+
 _LEAST_CUBE = 0.25  # a cube must lie in the lung by that much, or its CV is not taken
 
 
@@ -228,7 +231,7 @@ def smoothed(values: np.ndarray, lungs: Volume, fwhm_mm: float) -> np.ndarray:
     True
     """
     known = np.isfinite(values)
-    mean = carry(Neighbourhoods(lungs, fwhm_mm / _FWHM, known.astype(np.float32)).mean(values), lungs)
+    mean = carry(Neighbourhoods(lungs, fwhm_mm / FWHM, known.astype(np.float32)).mean(values), lungs)
     return np.where(known, mean, np.float32(np.nan))
 
 

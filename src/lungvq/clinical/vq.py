@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from lungvq.anatomy import VQ_CLASSES
+from lungvq.clinical.heterogeneity import FWHM, smoothed
+from lungvq.volume import Volume
 
 __all__ = [
     "DEFECT_SHARE",
     "JOINT_EDGES",
     "SWEEP",
+    "at_one_scale",
     "classes_of_joint",
     "joint_histogram",
     "log_sd",
@@ -30,6 +33,36 @@ JOINT_EDGES: tuple[float, ...] = (0.33, 0.66, 1.0, 1.33, 1.66)
 """Between the six bins of relative ventilation and perfusion in the joint table."""
 
 _FLOOR = 0.05  # of the mean: keeps the logarithm finite where nothing arrives
+
+
+def at_one_scale(
+    ventilation: np.ndarray, perfusion: np.ndarray, lungs: Volume, sigmas_mm: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both maps at the resolution of the coarser one, so that their ratio compares like with like.
+
+    Parameters
+    ----------
+    sigmas_mm : (float, float)
+        Gaussians the two maps were averaged over; the finer map is averaged once more, within each lung, over what
+        it lacks. Equal ones leave both maps as they are.
+
+    Examples
+    --------
+    >>> lungs = Volume(np.ones((9, 9, 9), np.uint8), np.diag([2.0, 2.0, 2.0, 1.0]))
+    >>> speck = np.zeros(lungs.shape, np.float32)
+    >>> speck[4, 4, 4] = 1
+    >>> v, q = at_one_scale(speck, speck, lungs, (3.0, 5.0))
+    >>> float(q[4, 4, 4]), bool(v[4, 4, 4] < 0.05)  # a Gaussian of 4 mm
+    (1.0, True)
+    """
+    sigma_v, sigma_q = sigmas_mm
+    missing = np.sqrt(abs(sigma_v**2 - sigma_q**2))
+    if missing == 0:
+        return ventilation, perfusion
+    fwhm = float(missing) * FWHM
+    if sigma_v < sigma_q:
+        return smoothed(ventilation, lungs, fwhm), perfusion
+    return ventilation, smoothed(perfusion, lungs, fwhm)
 
 
 def relative_to_mean(ventilation: np.ndarray, perfusion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
