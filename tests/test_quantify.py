@@ -173,7 +173,16 @@ def test_heterogeneity_by_hand():
 def count(case, **options):
     lungs, lobes, maps = case
     exp, insp = (replace(breath(lungs, lobes, hu), carina_mm=-250.0) for hu in (-700, -850))
-    return quantify("c", exp, insp, maps, **options)
+    small = lungs.like(np.where(lobes.array == 3, 0.02, 0.01).astype(np.float32))
+    return quantify("c", exp, replace(insp, small_vessels=small), maps, **options)
+
+
+def test_small_vessels_are_averaged_over_each_region(case):
+    table = count(case)
+    assert value(table, "RUL", "small_vessel_density") == pytest.approx(0.02)
+    assert value(table, "left", "small_vessel_density") == pytest.approx(0.01)
+    upper = float((case[1].array == 3).sum() / (case[0].array == 2).sum())
+    assert value(table, "right", "small_vessel_density") == pytest.approx(0.01 + 0.01 * upper)
 
 
 def test_every_row_is_known_to_the_registry(case):

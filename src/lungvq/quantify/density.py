@@ -27,7 +27,8 @@ LAA_HU: dict[str, dict[str, float]] = {
 class BreathHold:
     """One scan with its labels, all on one grid, and how its CT numbers are corrected.
 
-    `carina_mm` is the height of the carina in LPS, where it is known.
+    `carina_mm` is the height of the carina in LPS, where it is known; `small_vessels` the share of each voxel
+    that is blood in small vessels, where it was measured.
     """
 
     hu: Volume
@@ -35,6 +36,7 @@ class BreathHold:
     lobes: Volume
     calibrate: Callable[[np.ndarray], np.ndarray]
     carina_mm: float | None = None
+    small_vessels: Volume | None = None
 
     def regions(self) -> Regions:
         """Its lungs, lobes and zones of equal height."""
@@ -76,6 +78,15 @@ def scan_rows(breath: BreathHold, regions: Regions, hold: str) -> Iterator[Row]:
         if not region.zone_def:
             share = trapping_volume_pct(hu, counts)
             yield region.row(f"trapping_volume_{hold}_pct", share, "%", "densitometry@1")
+    if breath.small_vessels is not None:
+        small = regions.row(breath.small_vessels.array)
+        alike = np.zeros(small.shape, np.int32)
+        for (region, blood), (_, count) in zip(
+            regions.tally(alike, 1, small), regions.tally(alike, 1), strict=True
+        ):
+            yield region.row(
+                "small_vessel_density", _over(float(blood[0]), float(count[0])), "mL/mL", "bv5@1"
+            )
     quiet = regions.row(median_filter(breath.hu.array, regions.inside, 3))
     labels, hu = hu_levels(quiet, breath.calibrate)
     for region, counts in regions.tally(labels, hu.size):
