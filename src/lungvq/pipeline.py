@@ -19,6 +19,7 @@ from lungvq.clinical.gravity import down_of
 from lungvq.clinical.prm import prm_map
 from lungvq.errors import PairError
 from lungvq.findings import Finding, fail, passed, warn
+from lungvq.intervals import lobe_borders, region_intervals
 from lungvq.maps import make_maps
 from lungvq.match import carry_inspiration, carry_lobes, carry_map, match
 from lungvq.methods import Estimator, load_estimator
@@ -29,6 +30,8 @@ from lungvq.quantify.zones import carina_height
 from lungvq.register import RegisterOptions, Registration, register
 from lungvq.result import CaseResult, ScanSummary
 from lungvq.segment.given import Given, place_lobes
+from lungvq.segment.lobes import Lobes
+from lungvq.segment.vessels import small_vessels, vessel_sizes
 from lungvq.ventilation import VentilationOptions, ventilation_terms
 from lungvq.versions import versions
 from lungvq.volume import Volume
@@ -118,28 +121,31 @@ def analyse(
         )
         check_match(registration)
     with clock.stage("placing the lobes"):
-        lobes_insp, lobe_findings = place_lobes(inspired.anatomy.lungs, given)
-        lobes_exp = carry_lobes(registration, lobes_insp, expired.anatomy.lungs)
+        lobes = place_lobes(inspired.ct, inspired.anatomy, given)
+        lobes_exp = carry_lobes(registration, lobes.labels, expired.anatomy.lungs)
     with clock.stage("estimating ventilation and perfusion"):
         estimated = estimate(inspired, expired, registration, options)
     with clock.stage("counting per lung, lobe and zone"):
+        counted = _counted(expired, lobes_exp)
+        sure = {fissure.name: fissure.uncertainty_mm for fissure in lobes.fissures.values()}
         metrics = quantify(
             case,
-            _counted(expired, lobes_exp),
-            _counted(inspired, lobes_insp),
+            counted,
+            replace(_counted(inspired, lobes.labels), small_vessels=_small_vessels(inspired)),
             {**estimated.maps, "prm_median3d": _quiet_prm(inspired, expired, estimated.insp_on_exp)},
             down=down_of(str(exp.facts.get("patient_position") or "")),
             others={name: (e.quantity, e.method.id) for name, e in estimated.others.items()},
+            intervals=region_intervals(counted, estimated.maps, border_mm=lobe_borders(sure)),
         )
         result = _assembled(
-            case, inspired, expired, registration, lobes_insp, lobes_exp, estimated, metrics, options, given
+            case, inspired, expired, registration, lobes, lobes_exp, estimated, metrics, options, given
         )
         findings = (
             *_overrides(banner),
             *agreement(insp.facts, exp.facts),
             *inspired.findings,
             *expired.findings,
-            *lobe_findings,
+            *lobes.findings,
             *registration.quality.findings,
             *accept(_evidence(inspired, expired, result)),
             *estimated.findings,
@@ -154,6 +160,12 @@ def _counted(breath: Breath, lobes: Volume) -> BreathHold:
     """What `quantify` needs of a scan."""
     anatomy = breath.anatomy
     return BreathHold(breath.ct, anatomy.lungs, lobes, breath.calibrate, carina_height(anatomy.airways))
+
+
+def _small_vessels(breath: Breath) -> Volume:
+    anatomy = breath.anatomy
+    labels = anatomy.lungs.array, anatomy.vessels.array, anatomy.airways.array
+    return small_vessels(breath.ct, vessel_sizes(breath.ct, *labels))
 
 
 def _quiet_prm(insp: Breath, exp: Breath, insp_on_exp: Volume) -> Volume:
@@ -289,7 +301,7 @@ def _assembled(
     insp: Breath,
     exp: Breath,
     registration: Registration,
-    lobes_insp: Volume,
+    lobes: Lobes,
     lobes_exp: Volume,
     estimated: Estimates,
     metrics: pd.DataFrame,
@@ -307,7 +319,7 @@ def _assembled(
         maps=estimated.maps,
         insp=insp.ct,
         lungs_insp=insp.anatomy.lungs,
-        lobes_insp=lobes_insp,
+        lobes_insp=lobes.labels,
         airways_insp=insp.anatomy.airways,
         vessels_insp=insp.anatomy.vessels,
         displacement=registration.displacement,
@@ -322,6 +334,7 @@ def _assembled(
             **asdict(options),
             "estimators": {name: asdict(e.method) for name, e in estimated.others.items()},
             "segmentation": given.told(),
+            "fissures": {name: asdict(fissure) for name, fissure in lobes.fissures.items()},
             "extravascular_g_ml": estimated.extravascular_g_ml,
             "hu_scale": {b.role: asdict(b.calibrate) for b in (insp, exp)},
         },

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +19,11 @@ from lungvq.regional import carry, close_sums, reaching_out
 from lungvq.register import RegisterOptions, register
 from lungvq.register.backends import backend_named
 from lungvq.register.inverse import inverse_field
-from lungvq.segment import segment
+from lungvq.segment import Anatomy, segment
 from lungvq.segment.given import Masks, place_lobes
 from lungvq.segment.laterality import check_laterality
 from lungvq.segment.masks import lungs_from_mask
+from lungvq.segment.vessels import small_vessel_density, small_vessels, vessel_sizes
 from lungvq.versions import versions
 from lungvq.volume import CANONICAL, Volume
 
@@ -79,7 +80,8 @@ def segment_scan(
             volume, lungs=known and lungs_from_mask(known.reorient(CANONICAL), volume), progress=progress
         )
         progress.stage("placing the lobes")
-        lobes, lobe_findings = place_lobes(anatomy.lungs, given)
+        placed = place_lobes(volume, anatomy, given)
+        lobes = placed.labels
         labels = {
             "lungs": anatomy.lungs,
             "lobes": lobes,
@@ -91,7 +93,7 @@ def segment_scan(
         findings = (
             *scan.findings,
             *anatomy.findings,
-            *lobe_findings,
+            *placed.findings,
             check_laterality(volume, anatomy.lungs),
         )
         summary = SegmentSummary(anatomy.volume_ml("left"), anatomy.volume_ml("right"), lobes_ml, findings)
@@ -115,11 +117,24 @@ def segment_scan(
                     for name in ("airways", "vessels")
                 },
             },
+            "fissures": {name: asdict(fissure) for name, fissure in placed.fissures.items()},
+            "small_vessel_density": _small_vessel_density(volume, anatomy, lobes),
             "findings": [finding.to_dict() for finding in findings],
             "versions": versions(),
         }
         (folder / "segment.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return summary
+
+
+def _small_vessel_density(ct: Volume, anatomy: Anatomy, lobes: Volume) -> dict[str, float]:
+    """mL/mL of each lung and lobe there is."""
+    sizes = vessel_sizes(ct, anatomy.lungs.array, anatomy.vessels.array, anatomy.airways.array)
+    small = small_vessels(ct, sizes)
+    found: dict[str, float] = {}
+    for regions, labels in ((anatomy.lungs, LUNGS), (lobes, LOBES)):
+        density = small_vessel_density(small, regions)
+        found |= {name: round(density[label], 6) for name, label in labels.items() if label in density}
+    return found
 
 
 def register_scans(

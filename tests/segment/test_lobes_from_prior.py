@@ -7,7 +7,8 @@ import pytest
 
 from lungvq.anatomy import LOBES
 from lungvq.errors import GeometryError
-from lungvq.segment.lobes import FISSURES, lobes_from_prior
+from lungvq.fissures import MEANS, VALID, height
+from lungvq.segment.lobes import lobes_from_prior
 from lungvq.volume import Volume
 
 
@@ -21,13 +22,15 @@ def two_boxes(shape=(100, 60, 90), spacing=(2.5, 2.0, 1.5)):
     return Volume(array, affine)
 
 
-def test_heights_at_the_centre_and_along_y():
-    assert FISSURES["left oblique"].height(np.array(0.5), np.array(0.5)) == pytest.approx(0.460)
-    # Y = 0.2: 0.427 + 0.996*0.2 + 0.173*0.04 - 3.136*0.008
-    assert FISSURES["right oblique"].height(np.array(0.5), np.array(0.7)) == pytest.approx(0.608032)
-    # Beyond the observed range the end counts.
-    prior = FISSURES["right horizontal"]
-    assert prior.height(np.array(0.3), np.array(1.0)) == prior.height(np.array(0.3), np.array(0.63))
+def test_the_cut_is_where_the_mean_fissure_is():
+    lungs = two_boxes()
+    lobes = lobes_from_prior(lungs).array
+    # the left box holds the slices 12 to 87, rows 6 to 53, columns 50 to 84
+    for j, i in ((20, 60), (30, 67), (40, 75)):
+        x, y = (i - 50 + 0.5) / 35, (j - 6 + 0.5) / 48
+        rise = height(MEANS.left_oblique, x, y, valid=VALID["left_oblique"]).item()
+        upper = np.flatnonzero(lobes[:, j, i] == LOBES["LUL"])
+        assert upper[0] == pytest.approx(12 + 76 * rise, abs=1)
 
 
 def test_every_lung_voxel_gets_a_lobe_of_its_lung_and_nothing_else_does():

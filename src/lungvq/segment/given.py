@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lungvq import io
 from lungvq.anatomy import LOBES
 from lungvq.errors import InputError, UsageError
-from lungvq.findings import Finding
 from lungvq.progress import SILENT, Progress
+from lungvq.segment import Anatomy
 from lungvq.segment._checks import check_lobes
 from lungvq.segment.backends import BUILT_IN, backend_named, models_folder
-from lungvq.segment.lobes import lobes_from_prior
+from lungvq.segment.lobes import Lobes, find_lobes
 from lungvq.segment.masks import check_grid, lobes_from_labels, parse_lobe_labels
 from lungvq.volume import CANONICAL, Grid, Volume
 
@@ -149,24 +149,31 @@ class Masks:
         return Given(**known, lobe_labels=numbers, basis=basis)
 
 
-def place_lobes(lungs: Volume, given: Given) -> tuple[Volume, tuple[Finding, ...]]:
+def place_lobes(ct: Volume, anatomy: Anatomy, given: Given) -> Lobes:
     """The lobes at inspiration: those given, else our own.
 
     Parameters
     ----------
-    lungs : Volume of uint8
-        Canonical order; a part of the inspiration's grid.
+    ct : Volume
+        HU in canonical order; a part of the inspiration.
+    anatomy : Anatomy
+        On its grid.
     given : Given
+
+    Returns
+    -------
+    Lobes
+        Without fissures where the lobes were given.
 
     Raises
     ------
     InputError
         If what was given does not fit the lungs.
     """
-    findings: tuple[Finding, ...] = ()
     if given.lobes is None:
-        lobes = lobes_from_prior(lungs)
+        lobes = find_lobes(ct, anatomy)
     else:
-        part = given.lobes.reorient(CANONICAL).resample_labels(lungs.grid)  # voxel on voxel
-        lobes, findings = lobes_from_labels(part, lungs, given.lobe_labels, basis=given.told()["lobes"])
-    return lobes, (*findings, check_lobes(lobes))
+        part = given.lobes.reorient(CANONICAL).resample_labels(ct.grid)  # voxel on voxel
+        found = lobes_from_labels(part, anatomy.lungs, given.lobe_labels, basis=given.told()["lobes"])
+        lobes = Lobes(found[0], {}, found[1])
+    return replace(lobes, findings=(*lobes.findings, check_lobes(lobes.labels)))

@@ -310,7 +310,7 @@ def label_lobes(tree: AirwayTree, lungs: Volume) -> LobarBronchi:
     Below the carina the child that leads to the left is the left main bronchus. On each side a branch is still
     on the way (main bronchus, bronchus intermedius) or belongs to one lobe, with all that is below it. Of all
     such namings the best is taken: lobar bronchi lead where those of people lead (`_COURSE`), their branches
-    lie where the mean fissures leave room for the lobe (`segment.lobes.FISSURES`, in so far as these differ
+    lie where the mean fissures leave room for the lobe (:mod:`lungvq.fissures`, in so far as these differ
     between people), the right upper lobe's leaves the main bronchus before the middle and lower lobes' leave
     the intermediate one, and twigs belong to nothing. Where a branch fits the lobe beside it about as well,
     where a lobe has less than 10 mm of bronchi, and where the upper lobe's bronchus may have been passed
