@@ -24,8 +24,14 @@ def bench(
         typer.Option(min=1, help="truth: subjects per case, 2; phantom: healthy subjects, 50."),
     ] = None,
     cases: Annotated[
-        str, typer.Option(help="truth, phantom: case names, separated by commas; 'all'.")
+        str,
+        typer.Option(
+            help="truth, phantom: case names, separated by commas; 'all'; truth: a number, so many of its plan."
+        ),
     ] = "all",
+    cache: Annotated[
+        Path | None, typer.Option(help="truth: keep finished phantoms there and go on where it stopped.")
+    ] = None,
     spacing: Annotated[float, typer.Option(min=0.7, max=4.0, help="truth, phantom: voxel size in mm.")] = 1.5,
     large: Annotated[
         bool, typer.Option("--large", help="phantom: also time a pair of 512 x 512 x about 400 voxels.")
@@ -49,7 +55,7 @@ def bench(
     elif what == "truth":
         from lungvq.bench.truth import bench_truth
 
-        text = bench_truth(cases, seeds or 2, spacing, tell=lambda line: typer.echo(line, err=True))
+        text = bench_truth(cases, seeds or 2, spacing, lambda line: typer.echo(line, err=True), cache)
     elif what == "phantom":
         from lungvq.bench.phantom import bench_phantom
 
