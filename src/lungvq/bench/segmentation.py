@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from lungvq.anatomy import LEFT, LOBES, LUNG_OF_LOBE_LABEL, LUNGS, RIGHT
 from lungvq.bench.table import table
 from lungvq.errors import LungvqError
 from lungvq.phantom import CASES, Phantom, make_phantom
-from lungvq.segment import Anatomy, segment
-from lungvq.segment.lobes import lobes_from_prior
+from lungvq.segment import segment
+from lungvq.segment.lobes import find_lobes, lobes_from_prior
 from lungvq.volume import CANONICAL, Grid, Volume
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "LIMITS",
     "Known",
     "Spec",
+    "bronchi_named",
     "dice",
     "interface",
     "leak_percent",
@@ -315,6 +316,17 @@ def lobar_bronchi_found(airways: Volume, known: Known) -> dict[str, bool]:
     return found
 
 
+def bronchi_named(points: Mapping[str, Floats], lobes: Volume) -> dict[str, bool]:
+    """For each lobe whose bronchus was named whether it leads there: most of its points within lungs are in it."""
+    right = {}
+    for name, world in points.items():
+        index = np.rint(lobes.grid.index(world)).astype(int)
+        index = index[((index >= 0) & (index < lobes.shape)).all(axis=1)]
+        there = lobes.array[tuple(index.T)]
+        right[name] = bool((there == LOBES[name]).sum() > 0.5 * max((there > 0).sum(), 1))
+    return right
+
+
 def leak_percent(airways: Volume, known: Known, lung_ml: float) -> float:
     """What of the airway mask lies farther than 2 mm (or a voxel) from a true airway's wall, % of the lungs."""
     voxels = airways.grid.world(np.argwhere(airways.array > 0))
@@ -357,7 +369,8 @@ def measure(known: Known) -> dict[str, Any]:
     inspired = segment(known.insp)
     values["insp_s"] = time.monotonic() - start
     start = time.monotonic()
-    lobes, fissures, findings = lobes_of(known.insp, inspired)
+    found = find_lobes(known.insp, inspired)
+    lobes, fissures, findings = found.labels, found.fissures, found.findings
     values["lobes_s"] = time.monotonic() - start
     values["peak_gb"] = _peak_gb()
     codes += [f.code for f in (*inspired.findings, *findings) if f.severity != "PASS"]
@@ -368,7 +381,7 @@ def measure(known: Known) -> dict[str, Any]:
     true_lungs = known.lobes_insp.like(np.array(LUNG_OF_LOBE_LABEL, np.uint8)[known.lobes_insp.array])
     prior = lobe_measures(lobes_from_prior(true_lungs), known.lobes_insp)
     values |= {f"nulltrue_{k}": v for k, v in prior.items()}
-    told = lobe_measures(lobes_of(known.insp, replace(inspired, lungs=true_lungs))[0], known.lobes_insp)
+    told = lobe_measures(find_lobes(known.insp, replace(inspired, lungs=true_lungs)).labels, known.lobes_insp)
     values |= {f"truelungs_{k}": v for k, v in told.items()}
     for name, fissure in fissures.items():
         if fissure.completeness is not None:
@@ -377,6 +390,8 @@ def measure(known: Known) -> dict[str, Any]:
             values[f"{name}_true_completeness"] = 100 * known.completeness[name]
     bronchi = lobar_bronchi_found(inspired.airways, known)
     values["bronchi"], values["bronchi_found"] = len(bronchi), sum(bronchi.values())
+    named = bronchi_named(inspired.bronchi.points, known.lobes_insp)
+    values["named_rightly"], values["named_wrongly"] = sum(named.values()), sum(not v for v in named.values())
     values["leak"] = leak_percent(
         inspired.airways, known, float((true_lungs.array > 0).sum()) * true_lungs.voxel_ml
     )
@@ -388,17 +403,6 @@ def _peak_gb() -> float:
     from lungvq.run import peak_memory_mb  # the whole package hangs on it, and is not in what is measured
 
     return (peak_memory_mb() or float("nan")) / 1e3
-
-
-def lobes_of(ct: Volume, anatomy: Anatomy) -> tuple[Volume, Mapping[str, Any], tuple[Any, ...]]:
-    """Lobes, what is known of each fissure, and findings."""
-    from lungvq.segment import lobes
-
-    find: Callable[..., Any] | None = getattr(lobes, "find_lobes", None)
-    if find is None:
-        return lobes_from_prior(anatomy.lungs), {}, ()
-    found = find(ct, anatomy)
-    return found.labels, found.fissures, tuple(found.findings)
 
 
 # --------------------------------------------------------------------------------------------------- tables
@@ -457,6 +461,7 @@ def derived(values: Mapping[str, float]) -> dict[str, float]:
         more["completeness_off"] = float(np.mean(off))
     if values.get("bronchi"):
         more["bronchi_share"] = 100 * values["bronchi_found"] / values["bronchi"]
+        more["named_share"] = 100 * values.get("named_rightly", 0) / values["bronchi"]
     for breath in ("insp", "exp"):
         surfaces = [
             values[f"{breath}_{s}_surface_mean"] for s in LUNGS if f"{breath}_{s}_surface_mean" in values
@@ -486,6 +491,8 @@ _COLUMNS: tuple[tuple[str, str, int], ...] = (
     *((f"{name} mm", f"ours_{name}_median", 1) for name in FISSURE_LOBES),
     ("completeness off by, points", "completeness_off", 0),
     ("lobar bronchi %", "bronchi_share", 0),
+    ("named %", "named_share", 0),
+    ("named wrongly", "named_wrongly", 1),
     ("leak %", "leak", 2),
     ("insp s", "insp_s", 1),
     ("lobes s", "lobes_s", 1),
@@ -546,7 +553,8 @@ def _mean(rows: Sequence[Row]) -> dict[str, float]:
         for name in names
     }
     if bronchi := sum(row["values"].get("bronchi", 0) for row in rows):
-        found["bronchi_share"] = 100 * sum(row["values"].get("bronchi_found", 0) for row in rows) / bronchi
+        for share, part in (("bronchi_share", "bronchi_found"), ("named_share", "named_rightly")):
+            found[share] = 100 * sum(row["values"].get(part, 0) for row in rows) / bronchi
     return found
 
 
@@ -629,7 +637,8 @@ def measure_real(name: str, data: Path) -> dict[str, Any]:
     ct = io.read(path).volume.reorient(CANONICAL)
     start = time.monotonic()
     anatomy = segment(ct)
-    lobes, fissures, findings = lobes_of(ct, anatomy)
+    found_lobes = find_lobes(ct, anatomy)
+    lobes, fissures, findings = found_lobes.labels, found_lobes.fissures, found_lobes.findings
     seconds = time.monotonic() - start
     litres = {side: anatomy.volume_ml(side) / 1000 for side in ("left", "right", "both")}
     said = ", ".join(f"{side} {value:.3f} L" for side, value in litres.items())
