@@ -23,9 +23,9 @@ from lungvq.report.methods import (
     GLOSSARY,
     HEADINGS,
     LIMITS,
-    METHODS,
     NOTES,
     REFERENCES,
+    methods_of,
     number_citations,
 )
 from lungvq.result import CaseResult
@@ -86,7 +86,7 @@ def _share(part: float, whole: float) -> float:
 
 def build_page(result: CaseResult) -> dict[str, Any]:
     """Everything the layouts need but the pictures."""
-    sections, references = number_citations(METHODS, REFERENCES)
+    sections, references = number_citations(methods_of(result.settings.get("segmentation", {})), REFERENCES)
     page = {
         "case": result.case,
         "headings": HEADINGS,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 __all__ = [
     "CAPTIONS",
@@ -14,6 +15,7 @@ __all__ = [
     "NOTES",
     "REFERENCES",
     "Section",
+    "methods_of",
     "number_citations",
 ]
 
@@ -110,7 +112,7 @@ REFERENCES: dict[str, str] = {
 METHODS: tuple[Section, ...] = (
     Section(
         "Lungs and motion",
-        "Lungs, lobes, airways and vessels are segmented on both scans. Each lung is then registered on its own, "
+        "Lungs, airways and vessels are found on both scans, lobes on inspiration. Each lung is then registered on its own, "
         "from expiration to inspiration, so that it may slide along the chest wall: a search over all "
         "displacements on self-similarity codes [heinrich2013] with coupled convex optimisation [heinrich2014], "
         "refined by local correlation. φ(x) is where the tissue at x on expiration lies on inspiration.",
@@ -205,6 +207,23 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
 
 _CITATION = re.compile(r"\[([a-z]+\d{4})\]")
 _SUBSCRIPT = re.compile(r"_([A-Za-z]+)")
+
+
+def methods_of(segmentation: Mapping[str, str]) -> tuple[Section, ...]:
+    """`METHODS`, with the words on who found lungs and lobes, where that was not lungvq alone.
+
+    Parameters
+    ----------
+    segmentation : dict of str to str
+        As `lungvq.segment.given.Given.told` has it.
+    """
+    others = {name: who for name, who in segmentation.items() if who != "lungvq"}
+    if not others:
+        return METHODS
+    named = {"lungs_insp": "the lungs at inspiration", "lungs_exp": "those at expiration", "lobes": "the lobes"}
+    said = "; ".join(f"{named[name]} are from {who}" for name, who in others.items())
+    first, *rest = METHODS
+    return (replace(first, text=f"{first.text} Here {said}."), *rest)
 
 
 def number_citations(
