@@ -60,10 +60,11 @@ NOTES: dict[str, str] = {
     "would give.",
     "marked": "touched by a warning above.",
     "density": "LAA: share at or below that many HU. Perc15: 15 % of the lung is less dense. PRM compares both scans "
-    "voxel by voxel. All depend on dose, kernel and slice thickness, and on how far this patient breathed in and out.",
+    "voxel by voxel. All depend on dose, kernel and slice thickness, and on how far this patient breathed in and "
+    "out.",
     "spread": "CV: standard deviation over mean. H: interquartile range over mean. Both fall as maps are smoothed: "
-    "CV, 10 mm is that after a further Gaussian of 10 mm FWHM. Defects: connected clusters of at least 1 mL below 60 % "
-    "of the mean. The outermost bins of the histograms hold what lies beyond the axis.",
+    "CV, 10 mm is that after a further Gaussian of 10 mm FWHM. Defects: connected clusters of at least 1 mL below "
+    "60 % of the mean. The outermost bins of the histograms hold what lies beyond the axis.",
     "registration": "Every map rests on knowing where each piece of lung went. Where the two layers jump against "
     "each other after registration, fissures, vessels or pleura are not matched there.",
 }
@@ -112,8 +113,8 @@ REFERENCES: dict[str, str] = {
 METHODS: tuple[Section, ...] = (
     Section(
         "Lungs and motion",
-        "Lungs, airways and vessels are found on both scans, lobes on inspiration. Each lung is then registered on its own, "
-        "from expiration to inspiration, so that it may slide along the chest wall: a search over all "
+        "Lungs, airways and vessels are found on both scans, lobes on inspiration. Each lung is then registered on "
+        "its own, from expiration to inspiration, so that it may slide along the chest wall: a search over all "
         "displacements on self-similarity codes [heinrich2013] with coupled convex optimisation [heinrich2014], "
         "refined by local correlation. φ(x) is where the tissue at x on expiration lies on inspiration.",
         "J(x) = det ∇φ(x)   (inspiratory mL per expiratory mL)",
@@ -220,7 +221,11 @@ def methods_of(segmentation: Mapping[str, str]) -> tuple[Section, ...]:
     others = {name: who for name, who in segmentation.items() if who != "lungvq"}
     if not others:
         return METHODS
-    named = {"lungs_insp": "the lungs at inspiration", "lungs_exp": "those at expiration", "lobes": "the lobes"}
+    named = {
+        "lungs_insp": "the lungs at inspiration",
+        "lungs_exp": "those at expiration",
+        "lobes": "the lobes",
+    }
     said = "; ".join(f"{named[name]} are from {who}" for name, who in others.items())
     first, *rest = METHODS
     return (replace(first, text=f"{first.text} Here {said}."), *rest)
