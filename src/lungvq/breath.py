@@ -44,6 +44,8 @@ class Breath:
         Volume, gas and mass of each lung.
     laterality : Finding
         Whether the right side of the image is the patient's.
+    blur_mm : (float, float, float)
+        Gaussian sigma along slices, rows and columns that makes it as smooth as the other scan; see `match.alike`.
     """
 
     role: str
@@ -55,6 +57,7 @@ class Breath:
     calibrate: Calibration
     totals: dict[str, LungTotals]
     laterality: Finding
+    blur_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     @property
     def findings(self) -> tuple[Finding, ...]:

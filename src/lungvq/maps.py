@@ -11,6 +11,7 @@ from lungvq.clinical.prm import prm_map
 from lungvq.clinical.vq import at_one_scale, relative_to_mean, vq_class, vq_log2
 from lungvq.ctp import RegionalMagnitude
 from lungvq.findings import Finding, passed
+from lungvq.match import equally_sharp
 from lungvq.perfusion import PerfusionTerms
 from lungvq.regional import LungField, carry, close_sums, reaching_out
 from lungvq.ventilation import VentilationTerms, jacobian_gain, specific_gain
@@ -94,7 +95,7 @@ def make_maps(
         "jacobian_se": onto(ventilation.jacobian_se),
         "vq_log2": vq_log2(relative_v, relative_q),
         "vq_class": vq_class(relative_v, relative_q),
-        "prm": prm_map(insp_on_exp.array, exp.ct.array, inside, insp.calibrate, exp.calibrate),
+        "prm": prm_map(*equally_sharp(insp, exp, insp_on_exp), inside, insp.calibrate, exp.calibrate),
         "ventilation_se": onto(ventilation.standard_error),
         "perfusion_se": onto(perfusion.blood_se) / np.float32(mean_blood),
         "registration_confidence": onto(dict.fromkeys(LUNGS, reaching_out(confidence))),

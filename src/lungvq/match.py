@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from lungvq.anatomy import LUNG_OF_LOBE_LABEL, LUNGS
 from lungvq.breath import Breath
 from lungvq.errors import GeometryError
+from lungvq.findings import Finding, passed, warn
 from lungvq.hu import OUTSIDE_HU
 from lungvq.pair import MatchedPair, noise_sd
 from lungvq.regional import carry, fill_from_nearest, reaching_out
 from lungvq.register import Registration, warp_labels
+from lungvq.sharpness import blurred_within, matching_blur
 from lungvq.volume import Grid, Volume
 
-__all__ = ["carry_inspiration", "carry_lobes", "carry_map", "match"]
+__all__ = ["alike", "carry_inspiration", "carry_lobes", "carry_map", "equally_sharp", "match"]
 
 
 def match(insp: Breath, exp: Breath, registration: Registration) -> MatchedPair:
@@ -75,7 +78,10 @@ def _lung_hu(breath: Breath, spacing: Sequence[float]) -> Volume:
     """Calibrated HU of the lungs alone, no finer than `spacing`; the chest wall does not leak into the pleura."""
     grid = breath.ct.grid.with_spacing([max(a, b) for a, b in zip(breath.ct.spacing, spacing, strict=True)])
     inside = (breath.anatomy.lungs.array > 0).astype(np.float32)
-    above = breath.ct.like(breath.calibrate(breath.ct.array) * inside).resample(grid, fill=0.0).array
+    hu = breath.calibrate(breath.ct.array)
+    if any(breath.blur_mm):
+        hu = blurred_within(hu, inside > 0, _voxels(breath.blur_mm, breath.ct))
+    above = breath.ct.like(hu * inside).resample(grid, fill=0.0).array
     below = breath.ct.like(inside).resample(grid, fill=0.0).array
     mean = np.full(above.shape, np.nan, np.float32)
     np.divide(above, below, out=mean, where=below > 0.05)
@@ -103,6 +109,56 @@ def carry_map(values: Volume, lungs: Volume, lungs_exp: Volume) -> Volume:
     carried = carry(dict.fromkeys(LUNGS, reaching_out(inside)), lungs_exp)
     missing = lungs.like(((lungs.array > 0) & ~known).astype(np.uint8)).resample_labels(lungs_exp.grid)
     return lungs_exp.like(np.where(missing.array > 0, np.float32(np.nan), carried))
+
+
+def alike(insp: Breath, exp: Breath) -> tuple[Breath, Breath, Finding]:
+    """Both breath-holds with the smoothing that makes them equally sharp, and a finding on how much that is.
+
+    Kernels and slices differ between scans; single voxels of the sharper one cross thresholds for no other reason
+    (`sharpness.matching_blur`).
+    """
+    scans = [(breath.ct, breath.anatomy.lungs) for breath in (insp, exp)]
+    blurs = matching_blur(*scans)
+    told = [
+        f"the {b.role} scan by {max(blur[1:]):.2f} mm"
+        for b, blur in zip((insp, exp), blurs, strict=True)
+        if any(blur[1:])
+    ]
+    within = max(max(blur[1:]) for blur in blurs)
+    if told:
+        finding = warn(
+            "SHARPNESS_MISMATCH",
+            f"The scans are not equally sharp; for what is counted voxel by voxel {told[0]} (sigma) was smoothed.",
+            value=round(within, 2),
+            limit=0.25,
+            unit="mm",
+            advice="Reconstruct both with the same soft kernel.",
+            touches=("prm",),
+        )
+    else:
+        finding = passed(
+            "SHARPNESS_MISMATCH", "The scans are about equally sharp.", value=0.0, limit=0.25, unit="mm"
+        )
+    first, second = (replace(b, blur_mm=blur) for b, blur in zip((insp, exp), blurs, strict=True))
+    return first, second, finding
+
+
+def equally_sharp(insp: Breath, exp: Breath, insp_on_exp: Volume) -> tuple[np.ndarray, np.ndarray]:
+    """Inspiration and expiration on the expiration's voxels, int16 HU as scanned, one smoothed as `alike` found."""
+    inside = exp.anatomy.lungs.array > 0
+    both = []
+    for breath, volume in ((insp, insp_on_exp), (exp, exp.ct)):
+        array = volume.array
+        if any(breath.blur_mm):
+            smooth = blurred_within(array, inside, _voxels(breath.blur_mm, volume))
+            array = np.rint(smooth).astype(np.int16)
+        both.append(array)
+    return both[0], both[1]
+
+
+def _voxels(blur_mm: tuple[float, float, float], volume: Volume) -> tuple[float, float, float]:
+    z, y, x = (mm / s for mm, s in zip(blur_mm, volume.spacing, strict=True))
+    return z, y, x
 
 
 def carry_lobes(registration: Registration, lobes_insp: Volume, lungs_exp: Volume) -> Volume:

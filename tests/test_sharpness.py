@@ -1,0 +1,73 @@
+"""Sharpness told by noise: on an even chest as two kernels and two doses show it."""
+
+import numpy as np
+import pytest
+
+from lungvq.phantom.scanner import Scanner, expose
+from lungvq.sharpness import blurred_within, matching_blur, sharpness
+from lungvq.volume import Grid, Volume
+
+
+def chest(kernel, noise_hu, *, pixel=0.8, slices=1.0, seed=0):
+    """A body of blood with two lungs of one density, and its lungs."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.array([[0, 0, pixel], [0, pixel, 0], [slices, 0, 0]])
+    grid = Grid((int(16 / slices), int(160 / pixel), int(200 / pixel)), affine)
+    y, x = np.meshgrid(*(pixel * np.arange(n) for n in grid.shape[1:]), indexing="ij")
+    hu = np.full(grid.shape, -1000, np.float32)
+    hu[:, np.hypot((x - 100) / 95, (y - 80) / 75) < 1] = 45
+    labels = np.zeros(grid.shape, np.uint8)
+    for label, middle in ((2, 50), (1, 150)):
+        labels[:, np.hypot((x - middle) / 35, (y - 80) / 50) < 1] = label
+    hu[labels > 0] = -780
+    scanner = Scanner(kernel=kernel, thickness=slices, noise_hu=noise_hu)
+    scan = expose(hu, grid, scanner, np.random.default_rng(seed))
+    return scan, scan.like(labels)
+
+
+@pytest.fixture(scope="module")
+def soft():
+    return chest("soft", 12.0, seed=1)
+
+
+@pytest.fixture(scope="module")
+def sharp():
+    return chest("sharp", 12.0, seed=2)
+
+
+def test_dose_does_not_pass_for_sharpness(soft):
+    noisy = chest("soft", 36.0, seed=3)
+    assert sharpness(*noisy) == pytest.approx(sharpness(*soft), rel=0.08)
+    assert matching_blur(soft, noisy) == ((0, 0, 0), (0, 0, 0))
+
+
+def test_the_sharper_scan_is_smoothed_until_both_are_alike(soft, sharp):
+    assert sharpness(*sharp) > 1.4 * sharpness(*soft)
+    of_soft, of_sharp = matching_blur(soft, sharp)
+    assert of_soft == (0, 0, 0)
+    assert of_sharp[0] == 0
+    assert 0.3 < of_sharp[1] == of_sharp[2] < 0.7
+    scan, lungs = sharp
+    inside = lungs.array > 0
+    smooth = blurred_within(scan.array, inside, (0.0, of_sharp[1] / 0.8, of_sharp[2] / 0.8))
+    assert smooth[inside].mean() == pytest.approx(scan.array[inside].mean(), abs=1.0)
+    deep = np.zeros_like(inside)
+    deep[:, 80:120, 45:80] = True
+    assert smooth[deep].std() < 0.65 * scan.array[deep].std()
+    assert (smooth[~inside] == scan.array[~inside]).all()
+
+
+def test_thin_slices_are_smoothed_towards_thick_ones(soft):
+    thick = chest("soft", 12.0, slices=4.0)
+    of_thin, of_thick = matching_blur(soft, thick)
+    assert of_thin[0] == pytest.approx(np.sqrt((16 - 1) / 12))
+    assert of_thick == (0, 0, 0)
+
+
+def test_coarse_pixels_tell_nothing():
+    assert np.isnan(sharpness(*chest("sharp", 12.0, pixel=2.0)))
+
+
+def test_without_even_tissue_nothing_is_told():
+    empty = Volume(np.full((6, 40, 40), -1000, np.int16), np.eye(4))
+    assert np.isnan(sharpness(empty, empty.like(np.zeros(empty.shape, np.uint8))))
