@@ -90,7 +90,6 @@ def test_an_estimator_of_another_package_is_found_by_its_entry_point(others):
         ("broken", "not_there:at_all", "cannot be loaded"),
         ("broken", "somebody_else:no_quantity", "needs a method"),
         ("broken", "somebody_else:not_callable", "needs a method"),
-        ("prm", "somebody_else:slab", "taken"),
         ("../x", "somebody_else:slab", "no plain word"),
     ],
 )

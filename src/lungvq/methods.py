@@ -170,7 +170,7 @@ _COUNTS = (
         "mean, percentiles and relative volumes of calibrated CT numbers",
         "HU, %",
         "Parr 2004; Matsuoka 2008",
-        "depends on depth of breath, dose, kernel and slice thickness; zones at inspiration are of that scan's height",
+        "depends on depth of breath, dose, kernel and slices; zones at inspiration are of that scan's height",
     ),
     (
         "threshold@1",
@@ -456,8 +456,8 @@ def load_estimator(name: str) -> Estimator:
     if name not in points:
         there = ", ".join(sorted(points)) or "none"
         raise UsageError(f"no estimator is called {name!r}; installed: {there}")
-    if not name.isidentifier() or name in _TAKEN:
-        raise UsageError(f"{name!r} cannot be the name of an estimator: it is taken, or no plain word")
+    if not name.isidentifier():
+        raise UsageError(f"{name!r} cannot be the name of an estimator: it is no plain word")
     try:
         estimator: Estimator = points[name].load()
     except Exception as error:
@@ -474,9 +474,6 @@ def load_estimator(name: str) -> Estimator:
             " perfusion), and to be callable on a matched pair"
         )
     return estimator
-
-
-_TAKEN = frozenset({"ventilation", "perfusion", "jacobian", "vq_log2", "vq_class", "prm", "prm_median3d"})
 
 
 def page() -> str:

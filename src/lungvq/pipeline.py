@@ -15,9 +15,9 @@ from lungvq.agreement import agreement, check_same_patient, slice_thickness
 from lungvq.anatomy import LOBES, LUNGS
 from lungvq.breath import Breath, prepare
 from lungvq.clinical.acceptance import METAL_HU, Evidence, accept, mark, predicted_volume_ml
-from lungvq.clinical.gravity import down_of
+from lungvq.clinical.gravity import depth_mm, detrended, down_of
 from lungvq.clinical.prm import prm_map
-from lungvq.errors import PairError
+from lungvq.errors import PairError, UsageError
 from lungvq.findings import Finding, fail, passed, warn
 from lungvq.intervals import lobe_borders, region_intervals
 from lungvq.maps import make_maps
@@ -28,7 +28,7 @@ from lungvq.progress import SILENT, Progress
 from lungvq.quantify import BreathHold, quantify
 from lungvq.quantify.zones import carina_height
 from lungvq.register import RegisterOptions, Registration, register
-from lungvq.result import CaseResult, ScanSummary
+from lungvq.result import MAPS, CaseResult, ScanSummary
 from lungvq.segment.given import Given, place_lobes
 from lungvq.segment.lobes import Lobes
 from lungvq.segment.vessels import small_vessels, vessel_sizes
@@ -65,6 +65,7 @@ class Options:
     perfusion: PerfusionOptions = field(default_factory=PerfusionOptions)
     allow_no_breathing: bool = False
     estimators: tuple[str, ...] = ()
+    detrended: bool = False
 
 
 def analyse(
@@ -97,8 +98,10 @@ def analyse(
         If the scans are swapped, show no breathing (unless allowed) or cannot be brought together.
     """
     options, given = options or Options(), given or Given()
-    for name in options.estimators:
-        load_estimator(name)  # what is not there should not be missed after minutes
+    for name in options.estimators:  # what is wrong with them should not come to light after minutes
+        load_estimator(name)
+        if name in MAPS:
+            raise UsageError(f"the estimator {name!r} has the name of a map that is there already")
     check_same_patient(insp.patient, exp.patient)
     given.check(insp.volume.grid, exp.volume.grid)
     clock = Clock(progress)
@@ -125,6 +128,9 @@ def analyse(
         lobes_exp = carry_lobes(registration, lobes.labels, expired.anatomy.lungs)
     with clock.stage("estimating ventilation and perfusion"):
         estimated = estimate(inspired, expired, registration, options)
+        down = down_of(str(exp.facts.get("patient_position") or ""))
+        if options.detrended:
+            estimated.maps.update(_detrended(estimated.maps, down))
     with clock.stage("counting per lung, lobe and zone"):
         counted = _counted(expired, lobes_exp)
         sure = {fissure.name: fissure.uncertainty_mm for fissure in lobes.fissures.values()}
@@ -133,7 +139,7 @@ def analyse(
             counted,
             replace(_counted(inspired, lobes.labels), small_vessels=_small_vessels(inspired)),
             {**estimated.maps, "prm_median3d": _quiet_prm(inspired, expired, estimated.insp_on_exp)},
-            down=down_of(str(exp.facts.get("patient_position") or "")),
+            down=down,
             others={name: (e.quantity, e.method.id) for name, e in estimated.others.items()},
             intervals=region_intervals(counted, estimated.maps, border_mm=lobe_borders(sure)),
         )
@@ -168,6 +174,14 @@ def _small_vessels(breath: Breath) -> Volume:
     return small_vessels(breath.ct, vessel_sizes(breath.ct, *labels))
 
 
+def _detrended(maps: dict[str, Volume], down: tuple[float, float, float]) -> dict[str, Volume]:
+    """Ventilation and perfusion with their trend along gravity divided out, to stand beside them."""
+    depth = depth_mm(maps["ventilation"].grid, down)
+    return {
+        f"{n}_detrended": maps[n].like(detrended(maps[n].array, depth)) for n in ("ventilation", "perfusion")
+    }
+
+
 def _quiet_prm(insp: Breath, exp: Breath, insp_on_exp: Volume) -> Volume:
     """PRM after a median in space, which noise moves less than the published one in-plane."""
     lungs = exp.anatomy.lungs
@@ -196,9 +210,7 @@ def estimate(insp: Breath, exp: Breath, registration: Registration, options: Opt
     blood = perfusion_terms(pair, options.perfusion)
     insp_on_exp = carry_inspiration(registration.displacement, insp, exp.ct.grid)
     sigmas = options.ventilation.sigma_mm, options.perfusion.sigma_mm
-    maps, findings = make_maps(
-        insp, exp, air, blood, registration.confidence, insp_on_exp, sigmas_mm=sigmas
-    )
+    maps, findings = make_maps(insp, exp, air, blood, registration.confidence, insp_on_exp, sigmas_mm=sigmas)
     others: dict[str, Estimator] = {}
     for name in options.estimators:
         estimator = load_estimator(name)

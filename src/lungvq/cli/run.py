@@ -89,6 +89,10 @@ def run(
             show_default=False,
         ),
     ] = None,
+    detrended: Annotated[
+        bool,
+        typer.Option("--detrended", help="Also write V and Q with their trend along gravity divided out."),
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 5 when a QC check fails.")] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Replace another result in the output folder.")
@@ -135,7 +139,11 @@ def run(
             pair[1],
             output,
             case=case,
-            options=Options(allow_no_breathing=allow_no_breathing, estimators=tuple(estimator or ())),
+            options=Options(
+                allow_no_breathing=allow_no_breathing,
+                estimators=tuple(estimator or ()),
+                detrended=detrended,
+            ),
             masks=Masks(
                 insp=insp_mask,
                 exp=exp_mask,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["SUPINE", "detrended", "down_of", "gradient_pct_per_cm"]
+from lungvq.volume import Grid
+
+__all__ = ["SUPINE", "depth_mm", "detrended", "down_of", "gradient_pct_per_cm"]
 
 SUPINE = (0.0, 1.0, 0.0)
 """The way down, in LPS, for a patient on the back."""
@@ -22,6 +24,21 @@ def down_of(patient_position: str) -> tuple[float, float, float]:
     ((0.0, 1.0, 0.0), (0.0, -1.0, 0.0), (-1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
     """
     return _DOWN.get(patient_position.strip().upper()[2:], SUPINE)
+
+
+def depth_mm(grid: Grid, down: tuple[float, float, float] = SUPINE) -> np.ndarray:
+    """How far down each voxel of a grid lies, from where LPS begins.
+
+    Examples
+    --------
+    >>> depth_mm(Grid((1, 3, 1), np.diag([1.0, 2.0, 1.0, 1.0])))[0, :, 0]
+    array([0., 2., 4.], dtype=float32)
+    """
+    steps = (grid.affine[:3, :3].T @ np.array(down)).astype(np.float32)
+    k, j, i = np.ogrid[tuple(slice(0, n) for n in grid.shape)]
+    first = np.float32(grid.affine[:3, 3] @ np.array(down))
+    depth: np.ndarray = first + steps[0] * k.astype(np.float32) + steps[1] * j + steps[2] * i
+    return depth.astype(np.float32)
 
 
 def _line(values: np.ndarray, depth_mm: np.ndarray) -> tuple[float, float, float]:

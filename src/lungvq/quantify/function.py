@@ -8,7 +8,7 @@ import numpy as np
 
 from lungvq.anatomy import LUNGS
 from lungvq.clinical.defects import DEFAULT_RULE, DEFECT_RULES, LEAST_DEFECT_ML, large_clusters
-from lungvq.clinical.gravity import detrended, gradient_pct_per_cm
+from lungvq.clinical.gravity import depth_mm, detrended, gradient_pct_per_cm
 from lungvq.clinical.heterogeneity import (
     SCALES_MM,
     between_share,
@@ -32,6 +32,7 @@ DEFAULT_METHODS: dict[str, str] = {"ventilation": "air_gain@1", "perfusion": "bl
 OTHER_METHODS: dict[str, tuple[str, str]] = {
     "ventilation_jacobian": ("ventilation", "jacobian@1"),
     "ventilation_hu": ("ventilation", "hu_ratio@1"),
+    "ventilation_hybrid": ("ventilation", "hybrid@1"),
 }
 """Other maps of the same quantity: that quantity and their estimator."""
 
@@ -73,7 +74,8 @@ def function_rows(
         yield from _clusters(regions, name, maps[name], values)
     for name, (quantity, method) in {**OTHER_METHODS, **(others or {})}.items():
         if name in maps:
-            yield from _beside(regions, quantity, method, regions.row(maps[name].array))
+            in_ml = name in OTHER_METHODS  # in what unit the maps of others are is not known here
+            yield from _beside(regions, quantity, method, regions.row(maps[name].array), in_ml)
 
 
 def _row_by_row(regions: Regions, name: str, values: np.ndarray, expired_air_ml: float) -> Iterator[Row]:
@@ -102,13 +104,13 @@ def _row_by_row(regions: Regions, name: str, values: np.ndarray, expired_air_ml:
         yield region.row(f"{name}_high_pct", _share_of(own > _HIGH_SHARE * mean, mean), "%", "mean200@1")
 
 
-def _beside(regions: Regions, quantity: str, method: str, values: np.ndarray) -> Iterator[Row]:
+def _beside(regions: Regions, quantity: str, method: str, values: np.ndarray, in_ml: bool) -> Iterator[Row]:
     """What another estimator of the same quantity says, beside the default."""
     known = np.nan_to_num(values)
     whole = _sum(known)
     for region, total in regions.tally(np.zeros(values.shape, bool), 1, known):
-        if quantity == "ventilation":
-            yield region.row("ventilation_ml", float(total[0]) * regions.voxel_ml, "mL", method, 0)
+        if in_ml:
+            yield region.row(f"{quantity}_ml", float(total[0]) * regions.voxel_ml, "mL", method, 0)
         share = percent(total[0], whole) if whole > 0 else float("nan")
         yield region.row(f"{quantity}_fraction_pct", share, "%", method, 0)
 
@@ -128,7 +130,7 @@ def _on_thinned(
     local = thin.row(local_cv(volume, thin.lungs))
     scales = {mm: thin.row(smoothed(volume, thin.lungs, mm)) for mm in SCALES_MM}
     values, error = thin.row(volume), thin.row(errors)
-    depth = _depth(thin, down)
+    depth = thin.row(depth_mm(thin.lungs.grid, down))
     level = detrended(values, depth)
     mean = float(np.nanmean(values, dtype=np.float64)) if np.isfinite(values).any() else float("nan")
     flat = f"{method.partition('@')[0]}_detrended@1"
@@ -175,12 +177,6 @@ def _clusters(regions: Regions, name: str, volume: Volume, values: np.ndarray) -
         count, largest = (float(len(own)), max(own, default=0.0)) if mean > 0 else (float("nan"),) * 2
         yield Region(lung).row(f"{name}_defect_count", count, "1", CLEAN_RULE)
         yield Region(lung).row(f"{name}_defect_largest_ml", largest, "mL", CLEAN_RULE)
-
-
-def _depth(regions: Regions, down: tuple[float, float, float]) -> np.ndarray:
-    """How far down each voxel of the row lies, in mm."""
-    index = np.argwhere(regions.inside).astype(np.float32)
-    return index @ (regions.lungs.affine[:3, :3].T @ np.array(down)).astype(np.float32)
 
 
 def _sum(values: np.ndarray) -> float:
