@@ -38,7 +38,10 @@ def main() -> None:
             own = " ".join(f"{q:.4f}" for q in np.quantile(values[-1], QUANTILES))
             print(f"seed {seed}  {name:12} {own}", flush=True)
     for name, values in pooled.items():
-        print(f"pooled      {name:12} " + " ".join(f"{q:.4f}" for q in np.quantile(np.concatenate(values), QUANTILES)))
+        print(
+            f"pooled      {name:12} "
+            + " ".join(f"{q:.4f}" for q in np.quantile(np.concatenate(values), QUANTILES))
+        )
 
 
 if __name__ == "__main__":

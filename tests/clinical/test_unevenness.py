@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lungvq.clinical.defects import DEFECT_RULES, kmeans_cuts, large_clusters
+from lungvq.clinical.defects import DEFECT_RULES, REFERENCE_RULE, kmeans_cuts, large_clusters, rules_of
 from lungvq.clinical.density import low_attenuation_pct, percentile_hu, trapping_volume_pct
 from lungvq.clinical.gravity import detrended, gradient_pct_per_cm
 from lungvq.clinical.heterogeneity import (
@@ -61,6 +61,12 @@ def test_adaptive_k_means_takes_its_rounds_from_the_lowest_tenth():
     lowest = healthy[: np.searchsorted(healthy, kmeans_cuts(healthy, tuple(n / 6 for n in range(1, 6)))[0])]
     expected = kmeans_cuts(lowest, (0.2, 0.4, 0.6, 0.8))[1]
     assert DEFECT_RULES["kmeans_adaptive@1"].threshold(healthy) == expected
+
+
+def test_the_reference_has_a_cut_for_each_map():
+    values = np.linspace(0, 10, 11)
+    assert rules_of("ventilation")[REFERENCE_RULE].threshold(values) == pytest.approx(0.336 * 5)
+    assert rules_of("perfusion")[REFERENCE_RULE].threshold(values) == pytest.approx(0.628 * 5)
 
 
 @pytest.mark.parametrize("rule", DEFECT_RULES)

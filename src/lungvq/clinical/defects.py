@@ -14,7 +14,16 @@ from scipy.ndimage import find_objects, label
 
 from lungvq.clinical.vq import DEFECT_SHARE
 
-__all__ = ["DEFAULT_RULE", "DEFECT_RULES", "DefectRule", "kmeans_cuts", "large_clusters"]
+__all__ = [
+    "DEFAULT_RULE",
+    "DEFECT_RULES",
+    "REFERENCE_CUTS",
+    "REFERENCE_RULE",
+    "DefectRule",
+    "kmeans_cuts",
+    "large_clusters",
+    "rules_of",
+]
 
 DEFAULT_RULE = "mean60@1"
 LEAST_DEFECT_ML = 1.0
@@ -130,7 +139,35 @@ DEFECT_RULES: dict[str, DefectRule] = {
     ),
     "pctmax@1": DefectRule("below 42 % of the 99th percentile", _of_p99(0.42), "habit of SPECT"),
 }
-"""Every rule by its method id, the default first."""
+"""The rules that are the same for every map, by their method ids, the default first."""
+
+
+REFERENCE_RULE = "ref_quantile@1"
+REFERENCE_CUTS: dict[str, tuple[float, ...]] = {
+    "ventilation": (0.336, 0.699, 1.021, 1.294, 1.556),
+    "perfusion": (0.628, 0.789, 0.986, 1.206, 1.465),
+}
+"""Quantiles (2.28, 15.87, 50, 84.13 and 97.72 %) of each map over its mean, pooled over six healthy phantoms:
+``python tools/reference_quantiles.py --seeds 101 102 103 104 105 106``. The first parts defects from the rest: of a
+healthy lung some 2 % lie below it, whatever the distribution's shape."""
+
+
+def rules_of(name: str) -> dict[str, DefectRule]:
+    """Every rule for one map, with its own cut-point where a rule has a reference.
+
+    Parameters
+    ----------
+    name : str
+        ``"ventilation"`` or ``"perfusion"``.
+
+    Examples
+    --------
+    >>> rules_of("perfusion")[REFERENCE_RULE].threshold(np.array([1.0, 3.0]))
+    1.256
+    """
+    cut = REFERENCE_CUTS[name][0]
+    says = f"below {100 * cut:.1f} % of the mean, the lowest 2.28 % of healthy phantoms"
+    return {**DEFECT_RULES, REFERENCE_RULE: DefectRule(says, _of_mean(cut), "own")}
 
 
 def large_clusters(

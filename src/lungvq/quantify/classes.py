@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from lungvq.anatomy import PRM_CLASSES, VQ_CLASSES
-from lungvq.clinical.defects import LEAST_DEFECT_ML, large_clusters
+from lungvq.clinical.defects import LEAST_DEFECT_ML, REFERENCE_CUTS, REFERENCE_RULE, large_clusters
 from lungvq.clinical.vq import (
     JOINT_EDGES,
     SWEEP,
@@ -91,12 +91,16 @@ def vq_rows(regions: Regions, maps: dict[str, Volume]) -> Iterator[Row]:
 
 def _swept(regions: Regions, v: np.ndarray, q: np.ndarray) -> Iterator[Row]:
     """Shares of the classes at other thresholds, and their areas over the sweep."""
+    cut_v, cut_q = (np.float32(REFERENCE_CUTS[name][0]) for name in ("ventilation", "perfusion"))
     for region, where in regions:
         joint = joint_histogram(v[where], q[where], SWEEP)
         swept = [classes_of_joint(joint, at) for at in range(1, len(SWEEP) + 1)]
         for threshold in _SHOWN_THRESHOLDS:
             for name, share in swept[SWEEP.index(threshold)].items():
                 yield region.row(f"vq_{name}_pct", share, "%", f"mean{round(100 * threshold)}@1", 0)
+        reference = joint_histogram(v[where] / cut_v, q[where] / cut_q, (1.0,))
+        for name, share in classes_of_joint(reference, 1).items():
+            yield region.row(f"vq_{name}_pct", share, "%", REFERENCE_RULE, 0)
         for name in (*VQ_CLASSES, "abnormal"):
             area = sweep_mean([shares[name] for shares in swept])
             yield region.row(f"vq_{name}_sweep_pct", area, "%", "sweep40to80@1")

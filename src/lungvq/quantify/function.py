@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from lungvq.anatomy import LUNGS
-from lungvq.clinical.defects import DEFAULT_RULE, DEFECT_RULES, LEAST_DEFECT_ML, large_clusters
+from lungvq.clinical.defects import DEFAULT_RULE, LEAST_DEFECT_ML, large_clusters, rules_of
 from lungvq.clinical.gravity import depth_mm, detrended, gradient_pct_per_cm
 from lungvq.clinical.heterogeneity import (
     SCALES_MM,
@@ -87,7 +87,8 @@ def _row_by_row(regions: Regions, name: str, values: np.ndarray, expired_air_ml:
     if name == "ventilation" and abs(total * regions.voxel_ml) < _LEAST_AIR_CHANGE * expired_air_ml:
         total = float("nan")
     mean = float(ordered.mean(dtype=np.float64)) if ordered.size else float("nan")
-    thresholds = [how.threshold(ordered) if mean > 0 else float("nan") for how in DEFECT_RULES.values()]
+    rules = rules_of(name)
+    thresholds = [how.threshold(ordered) if mean > 0 else float("nan") for how in rules.values()]
     del ordered
     for region, where in regions:
         own = values[where & defined]
@@ -98,7 +99,7 @@ def _row_by_row(regions: Regions, name: str, values: np.ndarray, expired_air_ml:
         yield region.row(f"{name}_undefined_pct", percent(n - own.size, n), "%", method)
         yield region.row(f"{name}_cv", cv(own), "1", method)
         yield region.row(f"{name}_h", iqr_over_mean(own), "1", method)
-        for rule, threshold in zip(DEFECT_RULES, thresholds, strict=True):
+        for rule, threshold in zip(rules, thresholds, strict=True):
             low = _share_of(own < threshold, mean)
             yield region.row(f"{name}_defect_pct", low, "%", rule, int(rule == DEFAULT_RULE))
         yield region.row(f"{name}_high_pct", _share_of(own > _HIGH_SHARE * mean, mean), "%", "mean200@1")
