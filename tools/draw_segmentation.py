@@ -89,7 +89,7 @@ def main() -> None:
             phantom = make_phantom(case, seed=seed, spacing=options.spacing)
             truth = phantom.truth.lobes_insp.reorient(CANONICAL).array
             rows.append((case, phantom.insp.reorient(CANONICAL), truth))
-    figure, grid = plt.subplots(len(rows), 4, figsize=(10, 2.6 * len(rows)), squeeze=False)
+    figure, grid = plt.subplots(len(rows), 4, figsize=(8.4, 2.2 * len(rows)), squeeze=False)
     for line, (name, ct, truth) in zip(grid, rows, strict=True):
         anatomy = segment(ct)
         labels = {"lobes": find_lobes(ct, anatomy).labels.array, "airways": anatomy.airways.array}
@@ -99,9 +99,9 @@ def main() -> None:
             draw(axes, ct, labels, axis, index)
             axes.set_title(plane if options.scan else f"{name}, {plane}", fontsize=7)
     figure.tight_layout(pad=0.3)
-    figure.savefig(options.output, dpi=130, facecolor="white")
+    figure.savefig(options.output, dpi=110, facecolor="white")
     picture = Image.open(options.output).convert("RGB")
-    picture.quantize(96, dither=Image.Dither.NONE).save(options.output, optimize=True)
+    picture.quantize(48, dither=Image.Dither.NONE).save(options.output, optimize=True)
 
 
 if __name__ == "__main__":
