@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 
 from lungvq.ctp import debiased_magnitude, region_sigma, regional_magnitude
 from lungvq.hu import air_fraction, calibrate_hu, density
-from lungvq.pair import ErrorModel, LungTotals, MatchedPair, lung_totals, noise_sd
+from lungvq.pair import ErrorModel, LungTotals, MatchedPair, credible_scale, lung_totals, noise_sd
 from lungvq.perfusion import PerfusionOptions, blood_mass, mass_change, parenchyma, perfusion_terms
 from lungvq.regional import Neighbourhoods, carry, close_sums
 from lungvq.ventilation import air_gain, hu_gain, jacobian_gain, specific_gain, ventilation_terms
@@ -289,3 +289,15 @@ def test_air_per_air_is_undefined_where_there_was_none():
     assert specific_gain(np.array([0.8, 0.2]), np.array([0.8, 0.01])) == pytest.approx(
         [1.0, np.nan], nan_ok=True
     )
+
+
+def test_a_pattern_becomes_credible_where_it_outgrows_its_error():
+    lungs = two_boxes()
+    wave = np.sin(np.indices(lungs.shape)[0] * 2.0 / 8.0)
+    near = Neighbourhoods(lungs, 5.0)
+    for noise, expected in ((0.0, {5.0}), (0.35, {7.0, 10.0, 14.0, 20.0}), (20.0, {None})):
+        error = {
+            lung: part.like(np.full(part.shape, noise + 1e-6, np.float32))
+            for lung, part in near.mean(wave).items()
+        }
+        assert credible_scale(lungs, near.mean(wave), error, 5.0) in expected

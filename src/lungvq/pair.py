@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from lungvq.anatomy import LUNGS
 from lungvq.hu import density
-from lungvq.regional import LungField, Neighbourhoods
+from lungvq.regional import LungField, Neighbourhoods, carry
 from lungvq.register.doubt import relative_error_at
 from lungvq.volume import Volume
 
-__all__ = ["ErrorModel", "LungTotals", "MatchedPair", "lung_totals", "noise_sd"]
+__all__ = [
+    "CREDIBLE_SCALES_MM",
+    "ErrorModel",
+    "LungTotals",
+    "MatchedPair",
+    "credible_scale",
+    "lung_totals",
+    "noise_sd",
+]
 
 
 @dataclass(frozen=True)
@@ -23,6 +32,15 @@ class LungTotals:
     volume_ml: float
     air_ml: float
     mass_g: float
+
+
+class _Spread(NamedTuple):
+    """Means over neighbourhoods of the mass change and its square, of J and of its relative error squared."""
+
+    change: LungField
+    change_squared: LungField
+    jacobian: LungField
+    jacobian_error_squared: LungField
 
 
 @dataclass(frozen=True)
@@ -54,6 +72,19 @@ class MatchedPair:
     noise_insp: float
     noise_exp: float
     jacobian_error: Volume
+    _spread: dict[float, _Spread] = field(default_factory=dict, init=False, repr=False)
+
+    def spread(self, near: Neighbourhoods) -> _Spread:
+        """What standard errors over neighbourhoods need, worked out once for each size (of unweighted ones)."""
+        if near.sigma_mm not in self._spread:
+            change = self.mass_change
+            self._spread[near.sigma_mm] = _Spread(
+                *(
+                    near.mean(x)
+                    for x in (change, change**2, self.jacobian.array, self.jacobian_error.array**2)
+                )
+            )
+        return self._spread[near.sigma_mm]
 
     @property
     def mass_change(self) -> np.ndarray:
@@ -128,7 +159,7 @@ class ErrorModel:
         registration is ``J x_insp`` times the relative standard error of J at the scale of the average
         (`register.doubt`).
         """
-        jacobian = near.mean(pair.jacobian.array)
+        jacobian = pair.spread(near).jacobian
         scatter, geometry = self.of_neighbours(pair, near), self.of_jacobian(pair, near, inspired)
 
         def total(lung: str, part: Volume) -> Volume:
@@ -141,8 +172,7 @@ class ErrorModel:
 
     def of_neighbours(self, pair: MatchedPair, near: Neighbourhoods) -> LungField:
         """The part of what differs between neighbouring voxels, g/mL: scatter of the mass change over root n."""
-        change = pair.mass_change
-        mean, square = near.mean(change), near.mean(change**2)
+        mean, square = pair.spread(near).change, pair.spread(near).change_squared
         independent = max((4 * np.pi * (near.sigma_mm / self.noise_correlation_mm) ** 2) ** 1.5, 1.0)
         return {
             lung: part.like(np.sqrt(np.maximum(square[lung].array - part.array**2, 0) / independent))
@@ -151,8 +181,47 @@ class ErrorModel:
 
     def of_jacobian(self, pair: MatchedPair, near: Neighbourhoods, means: LungField) -> LungField:
         """What the standard error of J makes of neighbourhood means of J, or of J times anything."""
-        doubt = near.mean(pair.jacobian_error.array**2)
+        doubt = pair.spread(near).jacobian_error_squared
         fall = np.float32(relative_error_at(near.sigma_mm))
         return {
             lung: part.like(part.array * fall * np.sqrt(doubt[lung].array)) for lung, part in means.items()
         }
+
+
+CREDIBLE_SCALES_MM = (5.0, 7.0, 10.0, 14.0, 20.0)
+CREDIBLE = 0.75
+"""Share of a map's variance that has to be more than its error."""
+
+
+def credible_scale(lungs: Volume, values: LungField, errors: LungField, own_mm: float) -> float | None:
+    """The smallest Gaussian sigma over which the pattern of a map is mostly not error, mm.
+
+    Parameters
+    ----------
+    lungs : Volume
+        1 left, 2 right, on the working grid.
+    values, errors : LungField
+        A map averaged over `own_mm` and its standard errors.
+    own_mm : float
+
+    Returns
+    -------
+    float or None
+        At which 1 - (mean squared error) / variance is at least three quarters; None where that is so nowhere up
+        to 20 mm. Errors fall with the scale as those of the Jacobian do.
+    """
+    values, errors = (
+        {lung: part.like(np.nan_to_num(part.array)) for lung, part in field.items()}
+        for field in (values, errors)
+    )
+    inside = lungs.array > 0
+    square = carry({lung: part.like(part.array**2) for lung, part in errors.items()}, lungs)[inside]
+    noise = float(square.mean(dtype=np.float64)) / relative_error_at(own_mm) ** 2
+    image = carry(values, lungs)
+    for sigma in (own_mm, *(s for s in CREDIBLE_SCALES_MM if s > own_mm)):
+        more = float(np.sqrt(sigma**2 - own_mm**2))
+        at = carry(Neighbourhoods(lungs, more).mean(image), lungs) if more > 0 else image
+        variance = float(at[inside].var(dtype=np.float64))
+        if variance > 0 and 1 - noise * relative_error_at(sigma) ** 2 / variance >= CREDIBLE:
+            return sigma
+    return None

@@ -17,13 +17,15 @@ from lungvq.breath import Breath, prepare
 from lungvq.clinical.acceptance import METAL_HU, Evidence, accept, mark, predicted_volume_ml
 from lungvq.clinical.gravity import depth_mm, detrended, down_of
 from lungvq.clinical.prm import prm_map
+from lungvq.ctp import region_sigma
 from lungvq.errors import PairError, UsageError
 from lungvq.findings import Finding, fail, passed, warn
 from lungvq.intervals import lobe_borders, region_intervals
 from lungvq.maps import make_maps
-from lungvq.match import carry_inspiration, carry_lobes, carry_map, match
+from lungvq.match import alike, carry_inspiration, carry_lobes, carry_map, equally_sharp, match
 from lungvq.methods import Estimator, load_estimator
-from lungvq.perfusion import PerfusionOptions, perfusion_terms
+from lungvq.pair import MatchedPair, credible_scale
+from lungvq.perfusion import PerfusionOptions, PerfusionTerms, perfusion_terms
 from lungvq.progress import SILENT, Progress
 from lungvq.quantify import BreathHold, quantify
 from lungvq.quantify.zones import carina_height
@@ -32,7 +34,7 @@ from lungvq.result import MAPS, CaseResult, ScanSummary
 from lungvq.segment.given import Given, place_lobes
 from lungvq.segment.lobes import Lobes
 from lungvq.segment.vessels import small_vessels, vessel_sizes
-from lungvq.ventilation import VentilationOptions, ventilation_terms
+from lungvq.ventilation import VentilationOptions, VentilationTerms, ventilation_terms
 from lungvq.versions import versions
 from lungvq.volume import Volume
 
@@ -109,6 +111,7 @@ def analyse(
         inspired = prepare(insp, "inspiration", progress, lungs=given.lungs_insp)
     with clock.stage("finding the lungs at expiration"):
         expired = prepare(exp, "expiration", progress, lungs=given.lungs_exp)
+        inspired, expired, sharpness = alike(inspired, expired)
     banner = check_breathing(
         *(sum(t.volume_ml for t in breath.totals.values()) for breath in (inspired, expired)),
         allow=options.allow_no_breathing,
@@ -151,6 +154,7 @@ def analyse(
             *agreement(insp.facts, exp.facts),
             *inspired.findings,
             *expired.findings,
+            sharpness,
             *lobes.findings,
             *registration.quality.findings,
             *accept(_evidence(inspired, expired, result)),
@@ -185,7 +189,7 @@ def _detrended(maps: dict[str, Volume], down: tuple[float, float, float]) -> dic
 def _quiet_prm(insp: Breath, exp: Breath, insp_on_exp: Volume) -> Volume:
     """PRM after a median in space, which noise moves less than the published one in-plane."""
     lungs = exp.anatomy.lungs
-    both = insp_on_exp.array, exp.ct.array
+    both = equally_sharp(insp, exp, insp_on_exp)
     return lungs.like(prm_map(*both, lungs.array > 0, insp.calibrate, exp.calibrate, depth=3))
 
 
@@ -211,6 +215,7 @@ def estimate(insp: Breath, exp: Breath, registration: Registration, options: Opt
     insp_on_exp = carry_inspiration(registration.displacement, insp, exp.ct.grid)
     sigmas = options.ventilation.sigma_mm, options.perfusion.sigma_mm
     maps, findings = make_maps(insp, exp, air, blood, registration.confidence, insp_on_exp, sigmas_mm=sigmas)
+    findings += _credible_scales(pair, air, blood, options)
     others: dict[str, Estimator] = {}
     for name in options.estimators:
         estimator = load_estimator(name)
@@ -222,6 +227,28 @@ def estimate(insp: Breath, exp: Breath, registration: Registration, options: Opt
             told = f"The estimator {name} of another package failed: {type(error).__name__}: {error}"
             findings.append(warn("ESTIMATOR_FAILED", told, advice="Its map is missing; all else is whole."))
     return Estimates(maps, insp_on_exp, blood.extravascular_g_ml, tuple(findings), others)
+
+
+def _credible_scales(
+    pair: MatchedPair, air: VentilationTerms, blood: PerfusionTerms, options: Options
+) -> Iterator[Finding]:
+    """For each map with a standard error, the scale from which on its pattern is mostly not error."""
+    ventilation = {
+        lung: part.like(part.array - air.air_exp[lung].array) for lung, part in air.air_insp.items()
+    }
+    for name, values, errors, own in (
+        ("ventilation", ventilation, air.standard_error, options.ventilation.sigma_mm),
+        ("perfusion", blood.blood, blood.blood_se, options.perfusion.sigma_mm),
+        ("perfusion_ctp", blood.change, blood.change_se, region_sigma(options.perfusion.ctp_radius_mm)),
+    ):
+        scale = credible_scale(pair.lungs, values, errors, own)
+        told = f"from a Gaussian of {scale:.0f} mm on" if scale else "at no scale up to 20 mm"
+        yield passed(
+            f"CREDIBLE_SCALE_{name.upper()}",
+            f"The pattern of {name} is mostly more than its standard error {told}.",
+            value=scale,
+            unit="mm",
+        )
 
 
 def check_breathing(insp_ml: float, exp_ml: float, *, allow: bool = False) -> str:
