@@ -13,6 +13,7 @@ from lungvq.errors import GeometryError
 from lungvq.phantom import make_phantom
 from lungvq.segment import segment
 from lungvq.segment.lobes import find_lobes, lobes_from_prior
+from lungvq.segment.tree import LobarBronchi
 from lungvq.volume import Volume
 
 SIZE = np.array([100.0, 160.0, 200.0])  # of the left lung's box along x, y, z, mm
@@ -25,6 +26,7 @@ class Lungs:
 
     lungs: Volume
     vessels: Volume
+    bronchi: LobarBronchi = LobarBronchi()
 
 
 def depth_below(x, y):

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from lungvq.anatomy import LEFT, LOBES, RIGHT
+from lungvq.anatomy import LEFT, LOBES, LOBES_OF_LUNG, RIGHT
 from lungvq.errors import GeometryError
 from lungvq.findings import Finding, passed, warn
 from lungvq.fissures import LEFT_MODES, MEANS, RIGHT_MODES
 from lungvq.segment._coarse import box_around, distance_to
-from lungvq.segment.sheets import Sheets, find_sheets, flattened
+from lungvq.segment.sheets import KEPT, Sheets, find_sheets, flattened
 from lungvq.segment.surfaces import APART_MM, Evidence, FissureModel, Fit, Surface, fit_surfaces
 from lungvq.volume import CANONICAL, Grid, Volume
 
@@ -35,9 +35,11 @@ MODELS: dict[int, tuple[FissureModel, ...]] = {
         FissureModel("horizontal", np.array(MEANS.horizontal), np.array(RIGHT_MODES)[:, 10:]),
     ),
 }
+SIDES = {"LUL": (1,), "LLL": (-1,), "RUL": (1, 1), "RML": (1, -1), "RLL": (-1, 0)}
+"""Of each lobe to the fissures of its lung, in the order of `MODELS`: 1 above, -1 below, 0 not beside it."""
 NAMES = {"left_oblique": "left oblique", "right_oblique": "right oblique", "horizontal": "right horizontal"}
-LEAST_COHERENCE, FULL_COHERENCE = 0.25, 0.55
-"""Of a sheet that begins to count, and that counts in full."""
+FULL_COHERENCE = 0.55
+"""Of a sheet that counts in full; it begins to count at `sheets.KEPT`."""
 SEEN_CELLS = 60
 """Cells of 3 mm (some 5 cm2 in all) on which a fissure has to be seen to be called seen."""
 LEAST_COMPLETENESS = 0.3
@@ -51,6 +53,8 @@ EDGE_MM = 5.0
 PATCH_MM = 2.5
 LEAST_RIDGE = 0.25
 LEAST_GAP_MM2 = 200.0
+MOST_ASTRAY_PCT = 25.0
+"""Of a lobe's bronchi that may run in another one: near the hilum they touch."""
 
 
 def lobes_from_prior(lungs: Volume) -> Volume:
@@ -207,7 +211,8 @@ def find_lobes(ct: Volume, anatomy: Anatomy) -> Lobes:
         patches = _patches(fit.surfaces, lungs.grid.crop(box), pleura)
         for n, patch in enumerate(patches):
             fissures[patch.name] = _judge(fit, n, patch, evidence, ridge, pleura.spacing)
-    return Lobes(lungs.like(lobes), fissures, _findings(fissures))
+    labels_out = lungs.like(lobes)
+    return Lobes(labels_out, fissures, (*_findings(fissures), *_check_bronchi(labels_out, anatomy)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -320,6 +325,31 @@ def _gaps(patch: _Patches, seen: NDArray[np.bool_]) -> tuple[Gap, ...]:
     return tuple(sorted(gaps, key=lambda g: -g.area_cm2))
 
 
+def _check_bronchi(lobes: Volume, anatomy: Anatomy) -> tuple[Finding, ...]:
+    """Whether the bronchi of each lobe run in it."""
+    astray: dict[str, float] = {}
+    for name, points in anatomy.bronchi.points.items():
+        index = np.rint(lobes.grid.index(points)).astype(int)
+        index = index[((index >= 0) & (index < lobes.shape)).all(axis=1)]
+        found = lobes.array[tuple(index.T)]
+        if (found > 0).sum() >= 5:
+            astray[name] = 100 * float((found[found > 0] != LOBES[name]).mean())
+    if not astray:
+        return ()
+    worst = max(astray, key=lambda name: astray[name])
+    details = {"value": astray[worst], "limit": MOST_ASTRAY_PCT, "unit": "%"}
+    if astray[worst] <= MOST_ASTRAY_PCT:
+        return (passed("LOBES_HOLD_BRONCHI", "The bronchi of each lobe run within it.", **details),)
+    return (
+        warn(
+            "LOBES_HOLD_BRONCHI",
+            f"{astray[worst]:.0f} % of the bronchi named {worst} run in another lobe: fissure or name is wrong.",
+            advice="Compare the lobes' outlines with the scan before using numbers of single lobes.",
+            **details,
+        ),
+    )
+
+
 def _findings(fissures: dict[str, Fissure]) -> tuple[Finding, ...]:
     """One finding per fissure: how it was placed."""
     findings = []
@@ -365,9 +395,9 @@ def _evidence(
     """Sheets and vessels of one lung in mm from the corner of its box, and how much each sheet is a ridge."""
     grid = anatomy.lungs.grid
     corner = np.array([b.start for b in box]) - 0.5
-    use = (sheets.lung == side) & (sheets.coherence > LEAST_COHERENCE)
+    use = sheets.lung == side
     axes = grid.affine[:3, :3] / grid.spacing
-    weight = (sheets.coherence[use] - LEAST_COHERENCE) / (FULL_COHERENCE - LEAST_COHERENCE)
+    weight = (sheets.coherence[use] - KEPT) / (FULL_COHERENCE - KEPT)
     inside = anatomy.lungs.array[box] == side
     in_vessel = (anatomy.vessels.array[box] > 0) & inside
 
@@ -375,11 +405,19 @@ def _evidence(
         centres = (np.argwhere(mask) * step + 0.5) * np.array(grid.spacing)
         return centres[:, ::-1].astype(np.float64)
 
+    bronchi = anatomy.bronchi.points
+    known = [
+        name for name in LOBES_OF_LUNG["left" if side == LEFT else "right"] if len(bronchi.get(name, ()))
+    ]
+    of_bronchi = [(grid.index(bronchi[name]) - corner) * grid.spacing for name in known]
+    sides = [np.tile(SIDES[name], (len(bronchi[name]), 1)) for name in known]
     evidence = Evidence(
         sheets=((grid.index(sheets.points[use]) - corner) * grid.spacing)[:, ::-1],
         normals=(sheets.normals[use] @ axes)[:, ::-1].astype(np.float64),
         weights=np.clip(weight, 0, 1).astype(np.float64),
         vessels=placed(in_vessel, 1),
         lung=placed(inside[::LUNG_STEP, ::LUNG_STEP, ::LUNG_STEP], LUNG_STEP),
+        bronchi=np.concatenate([*of_bronchi, np.zeros((0, 3))])[:, ::-1],
+        sides=np.concatenate([*sides, np.zeros((0, len(MODELS[side])))]),
     )
     return evidence, sheets.ridge[use]

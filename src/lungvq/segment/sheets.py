@@ -36,8 +36,8 @@ FIRST_ROUND = (0.25, 0.5)
 """Share of the disc below which a candidate has no voice in the second round, and above which a full one."""
 SIDE_MM = 2.5
 """Distance along the normal at which both sides of a sheet are compared."""
-KEPT = 0.1
-"""Share of the disc below which a candidate is forgotten."""
+KEPT = 0.25
+"""Share of the disc below which a candidate is forgotten, in either round."""
 _SLAB = 48
 
 
@@ -105,6 +105,10 @@ def find_sheets(flat: Volume, labels: NDArray[np.uint8]) -> Sheets:
     along = max(1.0, 0.5 * coarse)
     voice = np.ones(len(where), np.float32)
     share = _share_of_disc(number, where, normals, voice, np.array(spacing), ring, along, ALIKE[0])
+    keep = share >= KEPT
+    where, normals, shift, share = where[keep], normals[keep], shift[keep], share[keep]
+    number.fill(-1)
+    number[tuple(where.T)] = np.arange(len(where), dtype=np.int32)
     voice = np.clip((share - FIRST_ROUND[0]) / (FIRST_ROUND[1] - FIRST_ROUND[0]), 0, 1)
     share = _share_of_disc(number, where, normals, voice, np.array(spacing), ring, along, ALIKE[1])
     keep = share >= KEPT
@@ -186,9 +190,12 @@ def _candidates(
 ) -> tuple[NDArray[np.int32], Floats, Floats]:
     """Voxels (N, 3) on ridges, their normals as (x, y, z) along the axes, and mm to the ridge along them."""
     where, normals, shifts = [], [], []
+    h = (np.float32(spacing[0]), np.float32(spacing[1]), np.float32(spacing[2]))
     for start in range(1, smooth.shape[0] - 1, _SLAB):  # in slabs: the dense answer is large
         stop = min(start + _SLAB, smooth.shape[0] - 1)
-        normal, shift = _ridges(smooth, deep, spacing, np.float32(limit), start, stop)
+        shift = np.full((stop - start, *smooth.shape[1:]), np.nan, np.float32)
+        normal = np.zeros((*shift.shape, 3), np.float32)
+        _ridges(smooth, deep, h, np.float32(limit), start, normal, shift)
         found = np.argwhere(np.isfinite(shift)).astype(np.int32)
         normals.append(normal[tuple(found.T)])
         shifts.append(shift[tuple(found.T)])
@@ -198,101 +205,112 @@ def _candidates(
 
 
 @numba.njit(parallel=True, cache=True)
-def _ridges(s, mask, spacing, limit, start, stop):
-    """Normal of the sheet and mm along it to the ridge for slices start..stop; NaN where there is no sheet."""
-    hz, hy, hx = np.float32(spacing[0]), np.float32(spacing[1]), np.float32(spacing[2])
-    ny, nx = s.shape[1], s.shape[2]
-    normal = np.zeros((stop - start, ny, nx, 3), np.float32)
-    shift = np.full((stop - start, ny, nx), np.nan, np.float32)
-    for n in numba.prange(stop - start):
-        k = np.int64(n) + start
-        for j in range(1, ny - 1):
-            for i in range(1, nx - 1):
-                if not mask[k, j, i]:
-                    continue
-                c = 2 * s[k, j, i]
-                zz = (s[k + 1, j, i] - c + s[k - 1, j, i]) / (hz * hz)
-                yy = (s[k, j + 1, i] - c + s[k, j - 1, i]) / (hy * hy)
-                xx = (s[k, j, i + 1] - c + s[k, j, i - 1]) / (hx * hx)
-                if xx + yy + zz > -limit:
-                    continue
-                zy = s[k + 1, j + 1, i] - s[k + 1, j - 1, i] - s[k - 1, j + 1, i] + s[k - 1, j - 1, i]
-                zx = s[k + 1, j, i + 1] - s[k + 1, j, i - 1] - s[k - 1, j, i + 1] + s[k - 1, j, i - 1]
-                yx = s[k, j + 1, i + 1] - s[k, j + 1, i - 1] - s[k, j - 1, i + 1] + s[k, j - 1, i - 1]
-                zy, zx, yx = zy / (4 * hz * hy), zx / (4 * hz * hx), yx / (4 * hy * hx)
-                # eigenvalues of a symmetric 3 x 3 matrix in closed form
-                mean = (xx + yy + zz) / 3
-                off = yx * yx + zx * zx + zy * zy
-                spread = np.sqrt(((xx - mean) ** 2 + (yy - mean) ** 2 + (zz - mean) ** 2 + 2 * off) / 6)
-                if spread < 1e-6:
-                    continue
-                a, b, d = (xx - mean) / spread, (yy - mean) / spread, (zz - mean) / spread
-                e, f, g = yx / spread, zx / spread, zy / spread
-                half = 0.5 * (a * (b * d - g * g) - e * (e * d - g * f) + f * (e * g - b * f))
-                angle = np.arccos(min(1.0, max(-1.0, half))) / 3
-                largest = mean + 2 * spread * np.cos(angle)
-                least = mean + 2 * spread * np.cos(angle + 2.0943951)
-                middle = 3 * mean - largest - least
-                if -least - max(abs(middle), abs(largest)) <= limit:
-                    continue
-                # the normal is at right angles to the rows of (Hessian - least)
-                ax, ay, az = xx - least, yx, zx
-                bx, by, bz = yx, yy - least, zy
-                cx, cy, cz = zx, zy, zz - least
-                ux, uy, uz = ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx
-                vx, vy, vz = ay * cz - az * cy, az * cx - ax * cz, ax * cy - ay * cx
-                wx, wy, wz = by * cz - bz * cy, bz * cx - bx * cz, bx * cy - by * cx
-                if vx * vx + vy * vy + vz * vz > ux * ux + uy * uy + uz * uz:
-                    ux, uy, uz = vx, vy, vz
-                if wx * wx + wy * wy + wz * wz > ux * ux + uy * uy + uz * uz:
-                    ux, uy, uz = wx, wy, wz
-                length = np.sqrt(ux * ux + uy * uy + uz * uz)
-                if length == 0:
-                    continue
-                ux, uy, uz = ux / length, uy / length, uz / length
-                slope = (
-                    ux * (s[k, j, i + 1] - s[k, j, i - 1]) / (2 * hx)
-                    + uy * (s[k, j + 1, i] - s[k, j - 1, i]) / (2 * hy)
-                    + uz * (s[k + 1, j, i] - s[k - 1, j, i]) / (2 * hz)
-                )
-                t = -slope / least
-                if abs(t * ux) > 0.6 * hx or abs(t * uy) > 0.6 * hy or abs(t * uz) > 0.6 * hz:
-                    continue
-                shift[n, j, i] = t
-                normal[n, j, i, 0], normal[n, j, i, 1], normal[n, j, i, 2] = ux, uy, uz
-    return normal, shift
+def _ridges(s, mask, h, limit, start, normal, shift):
+    """Write the normal of the sheet and mm along it to the ridge for as many slices as `shift` has."""
+    for n in numba.prange(shift.shape[0]):
+        _ridges_of_slice(s, mask, h, limit, np.int64(n) + start, normal[n], shift[n])
+
+
+@numba.njit(cache=True)
+def _ridges_of_slice(s, mask, h, limit, k, normal, shift):
+    for j in range(1, mask.shape[1] - 1):
+        for i in range(1, mask.shape[2] - 1):
+            if mask[k, j, i]:
+                found, t, x, y, z = _ridge(s, k, j, i, h, limit)
+                if found:
+                    shift[j, i] = t
+                    normal[j, i, 0], normal[j, i, 1], normal[j, i, 2] = x, y, z
+
+
+@numba.njit(cache=True)
+def _ridge(s, k, j, i, h, limit):
+    """Whether a voxel is on a sheet; mm to its ridge along the normal; the normal (x, y, z)."""
+    hz, hy, hx = h
+    zero = np.float32(0.0)
+    no = (False, zero, zero, zero, zero)
+    c = 2 * s[k, j, i]
+    zz = (s[k + 1, j, i] - c + s[k - 1, j, i]) / (hz * hz)
+    yy = (s[k, j + 1, i] - c + s[k, j - 1, i]) / (hy * hy)
+    xx = (s[k, j, i + 1] - c + s[k, j, i - 1]) / (hx * hx)
+    if xx + yy + zz > -limit:
+        return no
+    zy = s[k + 1, j + 1, i] - s[k + 1, j - 1, i] - s[k - 1, j + 1, i] + s[k - 1, j - 1, i]
+    zx = s[k + 1, j, i + 1] - s[k + 1, j, i - 1] - s[k - 1, j, i + 1] + s[k - 1, j, i - 1]
+    yx = s[k, j + 1, i + 1] - s[k, j + 1, i - 1] - s[k, j - 1, i + 1] + s[k, j - 1, i - 1]
+    zy, zx, yx = zy / (4 * hz * hy), zx / (4 * hz * hx), yx / (4 * hy * hx)
+    # eigenvalues of a symmetric 3 x 3 matrix in closed form
+    mean = (xx + yy + zz) / 3
+    a, b, d = xx - mean, yy - mean, zz - mean
+    spread = np.sqrt((a * a + b * b + d * d + 2 * (yx * yx + zx * zx + zy * zy)) / 6)
+    if spread < 1e-6:
+        return no
+    half = a * (b * d - zy * zy) - yx * (yx * d - zy * zx) + zx * (yx * zy - zx * b)
+    angle = np.arccos(min(1.0, max(-1.0, half / (2 * spread * spread * spread)))) / 3
+    largest = mean + 2 * spread * np.cos(angle)
+    least = mean + 2 * spread * np.cos(angle + 2.0943951)
+    middle = 3 * mean - largest - least
+    if -least - max(abs(middle), abs(largest)) <= limit:
+        return no
+    # the normal is at right angles to the rows of (Hessian - least)
+    a, b, d = xx - least, yy - least, zz - least
+    x, y, z = yx * zy - zx * b, zx * yx - a * zy, a * b - yx * yx
+    length = x * x + y * y + z * z
+    u, v, w = yx * d - zx * zy, zx * zx - a * d, a * zy - yx * zx
+    if u * u + v * v + w * w > length:
+        x, y, z, length = u, v, w, u * u + v * v + w * w
+    u, v, w = b * d - zy * zy, zy * zx - yx * d, yx * zy - b * zx
+    if u * u + v * v + w * w > length:
+        x, y, z, length = u, v, w, u * u + v * v + w * w
+    if length == 0:
+        return no
+    length = np.sqrt(length)
+    x, y, z = x / length, y / length, z / length
+    slope = (
+        x * (s[k, j, i + 1] - s[k, j, i - 1]) / (2 * hx)
+        + y * (s[k, j + 1, i] - s[k, j - 1, i]) / (2 * hy)
+        + z * (s[k + 1, j, i] - s[k - 1, j, i]) / (2 * hz)
+    )
+    t = -slope / least
+    if abs(t * x) > 0.6 * hx or abs(t * y) > 0.6 * hy or abs(t * z) > 0.6 * hz:
+        return no
+    return True, np.float32(t), np.float32(x), np.float32(y), np.float32(z)
 
 
 @numba.njit(parallel=True, cache=True)
 def _share_of_disc(number, where, normals, voice, spacing, ring, along, alike):
     """Mean voice of the like-minded candidates at the places of `ring` in each candidate's plane."""
-    nz, ny, nx = number.shape
-    out = np.zeros(where.shape[0], np.float32)
+    out = np.empty(where.shape[0], np.float32)
     for c in numba.prange(where.shape[0]):
-        ex, ey, ez = normals[c, 0], normals[c, 1], normals[c, 2]
-        if abs(ex) < 0.6:  # two directions within the plane
-            ux, uy, uz = np.float32(0.0), ez, -ey
-        else:
-            ux, uy, uz = -ez, np.float32(0.0), ex
-        length = np.sqrt(ux * ux + uy * uy + uz * uz)
-        ux, uy, uz = ux / length, uy / length, uz / length
-        vx, vy, vz = ey * uz - ez * uy, ez * ux - ex * uz, ex * uy - ey * ux
-        total = np.float32(0.0)
-        for r in range(ring.shape[0]):
-            best = np.float32(0.0)
-            for w in range(-1, 2):
-                step = along * w
-                z = (ring[r, 0] * uz + ring[r, 1] * vz + step * ez) / spacing[0]
-                y = (ring[r, 0] * uy + ring[r, 1] * vy + step * ey) / spacing[1]
-                x = (ring[r, 0] * ux + ring[r, 1] * vx + step * ex) / spacing[2]
-                k, j, i = where[c, 0] + round(z), where[c, 1] + round(y), where[c, 2] + round(x)
-                if k < 0 or j < 0 or i < 0 or k >= nz or j >= ny or i >= nx:
-                    continue
-                o = number[k, j, i]
-                if o < 0 or o == c or voice[o] <= best:
-                    continue
-                if abs(ex * normals[o, 0] + ey * normals[o, 1] + ez * normals[o, 2]) > alike:
-                    best = voice[o]
-            total += best
-        out[c] = total / ring.shape[0]
+        out[c] = _voices(number, where, normals, voice, spacing, ring, along, alike, np.int64(c))
     return out
+
+
+@numba.njit(cache=True)
+def _voices(number, where, normals, voice, spacing, ring, along, alike, c):
+    nz, ny, nx = number.shape
+    ex, ey, ez = normals[c, 0], normals[c, 1], normals[c, 2]
+    if abs(ex) < 0.6:  # two directions within the plane
+        ux, uy, uz = np.float32(0.0), ez, -ey
+    else:
+        ux, uy, uz = -ez, np.float32(0.0), ex
+    length = np.sqrt(ux * ux + uy * uy + uz * uz)
+    ux, uy, uz = ux / length, uy / length, uz / length
+    vx, vy, vz = ey * uz - ez * uy, ez * ux - ex * uz, ex * uy - ey * ux
+    total = np.float32(0.0)
+    for r in range(ring.shape[0]):
+        best = np.float32(0.0)
+        for w in range(-1, 2):
+            step = along * w
+            z = (ring[r, 0] * uz + ring[r, 1] * vz + step * ez) / spacing[0]
+            y = (ring[r, 0] * uy + ring[r, 1] * vy + step * ey) / spacing[1]
+            x = (ring[r, 0] * ux + ring[r, 1] * vx + step * ex) / spacing[2]
+            k, j, i = where[c, 0] + round(z), where[c, 1] + round(y), where[c, 2] + round(x)
+            if k < 0 or j < 0 or i < 0 or k >= nz or j >= ny or i >= nx:
+                continue
+            o = number[k, j, i]
+            if o < 0 or o == c or voice[o] <= best:
+                continue
+            if abs(ex * normals[o, 0] + ey * normals[o, 1] + ez * normals[o, 2]) > alike:
+                best = voice[o]
+        total += best
+    return total / ring.shape[0]

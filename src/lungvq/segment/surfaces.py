@@ -5,10 +5,12 @@ one, plus the modes in which people's vary, plus bumps of some 3 cm for what is 
 modes and bumps minimise::
 
     E(w) = 1/2 sum (w / sd)^2 - ATTRACTION sum_sheets c exp(-d^2 / 2 r^2) + REPULSION sum_vessels exp(-d^2 / 2 s^2)
+           + BRONCHI sum_bronchi 1 / (1 + exp(d / r))
 
-with d the distance of a point to its surface. The reaches r and s shrink from more than a centimetre to a voxel,
-so that far sheets guide first and only near ones count in the end: an outlier has no hold on the surface. Vessels
-do not cross complete fissures, and the larger ones keep a distance: where no fissure shows, this gap does.
+with d the distance of a point to its surface, of a bronchus the height on its own side. The reaches r and s shrink
+from more than a centimetre to a voxel, so that far sheets guide first and only near ones count in the end: an outlier
+has no hold on the surface. Vessels do not cross complete fissures, and the larger ones keep a distance: where no
+fissure shows, this gap does.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
+from scipy.special import expit
 
 from lungvq.fissures import VALID, height
 
@@ -30,6 +33,8 @@ ATTRACTION = 0.5
 """Nats that one sheet of a 3 mm cell is worth."""
 REPULSION = 0.3
 """Nats that a vessel in a 3 mm cell costs: a vessel fills many cells, and they are not independent."""
+BRONCHI = 1.0
+"""Nats that a cell of a lobe's bronchus on the wrong side costs, no more: its name may be wrong."""
 BUMP_MM = (30.0, 24.0)
 """Sd of a bump along x and y; bumps are as far apart."""
 BUMP_SD = 0.014
@@ -120,6 +125,10 @@ class Evidence:
         Likewise, points in vessels.
     lung : ndarray, shape (L, 3)
         Likewise, points all over the lung.
+    bronchi : ndarray, shape (B, 3)
+        Likewise, points in bronchi whose lobe is known.
+    sides : ndarray, shape (B, S)
+        For each surface, whether its lobe lies above it (1), below it (-1) or not beside it (0).
     """
 
     sheets: Floats
@@ -127,14 +136,23 @@ class Evidence:
     weights: Floats
     vessels: Floats
     lung: Floats
+    bronchi: Floats
+    sides: Floats
 
     def thinned(self) -> Evidence:
         """The most convincing sheet of each cell of 3 mm, one vessel, and one point of the lung in each of 8 mm."""
         best = _one_per_cell(self.sheets, _CELL_MM, self.weights)
         vessel = _one_per_cell(self.vessels, _CELL_MM)
         lung = _one_per_cell(self.lung, _WIDE_CELL_MM)
+        bronchus = _one_per_cell(self.bronchi, _CELL_MM)
         return Evidence(
-            self.sheets[best], self.normals[best], self.weights[best], self.vessels[vessel], self.lung[lung]
+            self.sheets[best],
+            self.normals[best],
+            self.weights[best],
+            self.vessels[vessel],
+            self.lung[lung],
+            self.bronchi[bronchus],
+            self.sides[bronchus],
         )
 
 
@@ -161,7 +179,7 @@ class Fit:
         """Standard deviation of surface `which` along its normal, mm, at x and y of shape (N,)."""
         surface, model = self.surfaces[which], self.models[which]
         columns = _columns(self.models, self.surfaces[0].size)[which]
-        basis = np.concatenate([_cubic(x, y, model) @ model.modes.T, _bumps(x, y, surface.size)], axis=1)
+        basis = _basis(x, y, model, surface.size)
         variance = np.einsum("nc,cd,nd->n", basis, self.covariance[np.ix_(columns, columns)], basis)
         _, upright = surface.normal(x, y)
         return np.asarray(np.sqrt(np.maximum(variance, 0)) * surface.size[2] * upright)
@@ -216,10 +234,8 @@ class _Problem:
         self._weights = np.where(self._is_lung, -REPULSION * filled, REPULSION)
         self._weights[self._is_sheet] = -ATTRACTION * evidence.weights
         self._normals = evidence.normals
-        bumps = _bumps(self._x, self._y, size)
-        self._bases = [
-            np.concatenate([_cubic(self._x, self._y, m) @ m.modes.T, bumps], axis=1) for m in models
-        ]
+        self._bases = [_basis(self._x, self._y, m, size) for m in models]
+        self._bronchi, self._sides = evidence.bronchi / size, evidence.sides
 
     def surfaces(self, weights: Floats) -> tuple[Surface, ...]:
         shared = weights[: self.modes]
@@ -243,6 +259,7 @@ class _Problem:
             matrix = basis[near][:, used] * (self.size[2] * upright[near])[:, None]
             strength = (share * self._weights)[near]
             parts.append((columns[used], matrix, distance[near], strength, reach[near]))
+        named = self._beside_bronchi(weights, free)
 
         unit = 1 / np.sqrt(self._stiffness[:free])  # in units of their sd all weights are alike to the search
 
@@ -256,6 +273,10 @@ class _Problem:
                 term = strength * np.exp(-0.5 * (d / width) ** 2)
                 total += float(term.sum())
                 slope[columns] += matrix.T @ (term * d / width**2)
+            for columns, matrix, distance, side in named:
+                wrong = expit(-side * (distance - matrix @ move[columns]) / sheet_mm)
+                total += BRONCHI * float(wrong.sum())
+                slope[columns] += matrix.T @ (BRONCHI * wrong * (1 - wrong) * side / sheet_mm)
             return total, slope[:free] * unit
 
         # Conjugate gradients: no matrix, so no threads of a linear algebra that cost more than they save.
@@ -263,6 +284,22 @@ class _Problem:
         result = weights.copy()
         result[:free] += unit * found.x
         return result, float(found.fun)
+
+    def _beside_bronchi(
+        self, weights: Floats, free: int
+    ) -> list[tuple[NDArray[np.intp], Floats, Floats, Floats]]:
+        """Per surface: free weights, what they do to the distances of the bronchi, these, and their right side."""
+        x, y, z = self._bronchi.T
+        parts = []
+        for n, (surface, columns) in enumerate(zip(self.surfaces(weights), self._columns, strict=True)):
+            told = self._sides[:, n] != 0
+            _, upright = surface.normal(x[told], y[told])
+            scale = self.size[2] * upright
+            distance = (z[told] - surface.height(x[told], y[told])) * scale
+            used = columns < free
+            basis = _basis(x[told], y[told], self.models[n], self.size)[:, used]
+            parts.append((columns[used], basis * scale[:, None], distance, self._sides[told, n]))
+        return parts
 
     def fit(self, weights: Floats) -> Fit:
         """What was found, with the curvature of the energy at it as its certainty."""
@@ -303,6 +340,11 @@ def _columns(models: Sequence[FissureModel], size: Floats) -> list[NDArray[np.in
     """Which weights belong to each surface: the modes, which are shared, and its own bumps."""
     modes, bumps = len(models[0].modes), _bumps(np.zeros(1), np.zeros(1), size).shape[1]
     return [np.r_[0:modes, modes + n * bumps : modes + (n + 1) * bumps] for n in range(len(models))]
+
+
+def _basis(x: Floats, y: Floats, model: FissureModel, size: Floats) -> Floats:
+    """Height at x and y, shape (N,), that each mode and each bump is worth, shape (N, M + B)."""
+    return np.concatenate([_cubic(x, y, model) @ model.modes.T, _bumps(x, y, size)], axis=1)
 
 
 def _cubic(x: Floats, y: Floats, model: FissureModel) -> Floats:
