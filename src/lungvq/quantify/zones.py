@@ -38,7 +38,7 @@ VEINS_BELOW_CARINA_MM = 50.0
 """Where the lower pulmonary veins are taken to lie: they are not looked for."""
 
 _PARTS = ("lower", "middle", "upper")
-_LEAST_BRONCHUS_MM2, _LEAST_APART_MM, _LEAST_SPLIT_MM = 25.0, 10.0, 6.0
+_LEAST_BRONCHUS_MM2, _LEAST_APART_MM, _LEAST_SPLIT_MM = 25.0, 10.0, 15.0
 
 
 def zones_by_height(lungs: Volume) -> Volume:
@@ -162,8 +162,9 @@ def carina_height(airways: Volume) -> float | None:
 
     Notes
     -----
-    From the head down, the first slice from which on, for 6 mm, there are two tubes of at least 25 square
-    millimetres whose centres are at least 10 mm apart from side to side.
+    From the head down, the first slice from which on, for 15 mm, there are two tubes of at least 25 square
+    millimetres whose centres are at least 10 mm apart from side to side: a bronchus that rises beside the trachea
+    is shorter.
     """
     dz, dy, dx = airways.spacing
     needed = max(1, round(_LEAST_SPLIT_MM / dz))
