@@ -369,11 +369,11 @@ def _assembled(
         metrics=metrics,
         findings=(),
         registration=quality_numbers(registration),
+        fissures={name: asdict(fissure) for name, fissure in lobes.fissures.items()},
         settings={
             **asdict(options),
             "estimators": {name: asdict(e.method) for name, e in estimated.others.items()},
             "segmentation": given.told(),
-            "fissures": {name: asdict(fissure) for name, fissure in lobes.fissures.items()},
             "extravascular_g_ml": estimated.extravascular_g_ml,
             "hu_scale": {b.role: asdict(b.calibrate) for b in (insp, exp)},
         },

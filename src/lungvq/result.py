@@ -196,6 +196,9 @@ class CaseResult:
         What was checked and how it ended.
     registration : dict
         Quality numbers, keyed ``left``, ``right``, ``both``.
+    fissures : dict
+        How each fissure was placed, keyed by its name: `lungvq.segment.lobes.Fissure` as plain values. Empty where
+        lobes were given.
     settings, versions : dict
         Plain values: parameters of every stage, and software.
     timings : list of (stage, seconds)
@@ -230,6 +233,7 @@ class CaseResult:
     versions: dict[str, str]
     timings: list[tuple[str, float]]
     banner: str = ""
+    fissures: dict[str, dict[str, Any]] = field(default_factory=dict)
     selection: dict[str, Any] = field(default_factory=dict)
 
     @property

@@ -257,6 +257,7 @@ def _record(result: CaseResult, hashes: Mapping[str, str], key: str, seconds: fl
             },
             "parameters": result.settings,
             "registration": result.registration,
+            "fissures": result.fissures,
             "versions": result.versions,
             "timings_s": {stage: round(taken, 3) for stage, taken in result.timings},
             "seconds": round(seconds, 3),

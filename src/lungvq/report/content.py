@@ -98,7 +98,11 @@ def build_page(result: CaseResult) -> dict[str, Any]:
         "scans": _scans(result),
         "selection": _selection(result),
         "withheld": _withheld(result),
-        "lobes": {**_region_table(result, LOBE_COLUMNS), "sums": _said_sums(result)},
+        "lobes": {
+            **_region_table(result, LOBE_COLUMNS),
+            "sums": _said_sums(result),
+            "fissures": _said_fissures(result),
+        },
         "zones": _zone_table(result),
         "density": _region_table(result, DENSITY_COLUMNS),
         "spread": _region_table(result, SPREAD_COLUMNS, with_lobes=False),
@@ -581,6 +585,23 @@ def _region_withheld(result: CaseResult, region: str) -> bool:
     """A FAIL on a lung takes its lobes and zones with it."""
     lung = next((side for side, lobes in LOBES_OF_LUNG.items() if region in lobes), region.split("_")[0])
     return result.withheld(region) or (lung in LOBES_OF_LUNG and result.withheld(lung))
+
+
+_PLACED = {
+    "image": "seen in part",
+    "vessels": "not seen, laid through the gap between vessels",
+    "prior": "not seen, laid where it lies in people on average",
+}
+
+
+def _said_fissures(result: CaseResult) -> str:
+    """How each fissure was placed; empty where lobes were given."""
+    said = []
+    for name, fissure in result.fissures.items():
+        share, off = fissure["completeness"], fissure["uncertainty_mm"]
+        how = _PLACED[fissure["basis"]] if share is None else f"seen over {number(100 * share)} % of its area"
+        said.append(f"{name} {how}" + (f" (± {number(off, 1)} mm)" if np.isfinite(off) else ""))
+    return f"Fissures: {'; '.join(said)}. " if said else ""
 
 
 def _said_sums(result: CaseResult) -> str:
