@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -96,7 +97,7 @@ def quantify(
     rows += function_rows(expired, maps, air, down, others)
     rows += vq_rows(expired, maps)
     rows += prm_rows(expired, maps)
-    rows += _other_zones(exp, insp, maps, rows)
+    rows += _other_zones({"exp": (exp, expired), "insp": (insp, inspired)}, maps, rows)
     table = pd.DataFrame(rows, columns=Row._fields)
     table.insert(0, "case", case)
     known = intervals or {}
@@ -109,50 +110,70 @@ def quantify(
 
 
 def _other_zones(
-    exp: BreathHold, insp: BreathHold, maps: dict[str, Volume], rows: list[Row]
+    scans: Mapping[str, tuple[BreathHold, Regions]], maps: dict[str, Volume], rows: list[Row]
 ) -> Iterator[Row]:
     """The zone numbers that decisions are made on, by every definition but the default."""
-    inside = {"exp": exp.lungs.array > 0, "insp": insp.lungs.array > 0}
-    holds = {"exp": exp, "insp": insp}
-    levels = {hold: hu_levels(b.hu.array[inside[hold]], b.calibrate) for hold, b in holds.items()}
-    row = {name: maps[name].array[inside["exp"]] for name in (*DEFAULT_METHODS, "vq_class", "prm")}
-    counted = {r.metric: r.value for r in rows if r.region == "both" and r.is_default}
+    regions_exp = scans["exp"][1]
+    levels = {hold: hu_levels(own.row(b.hu.array), b.calibrate) for hold, (b, own) in scans.items()}
+    classes = {name: regions_exp.row(maps[name].array) for name in ("vq_class", "prm")}
+    whole = {r.metric: r.value for r in rows if r.region == "both" and r.is_default}
+    shares = [
+        _Shares.of(name, regions_exp.row(maps[name].array), whole[f"{name}_fraction_pct"])
+        for name in DEFAULT_METHODS
+    ]
     for definition in ZONE_DEFS:
-        zones = {hold: zones_of(definition, b.lungs, b.lobes, b.carina_mm) for hold, b in holds.items()}
-        if definition == ZONE_DEF or any(z is None for z in zones.values()):
+        if definition == ZONE_DEF:
             continue
-        regions = {
-            hold: Regions(b.lungs, b.lobes, zone, definition)
-            for hold, b in holds.items()
-            if (zone := zones[hold]) is not None
-        }
+        zoned: dict[str, Regions] = {}
+        for hold, (breath, own) in scans.items():
+            zones = zones_of(definition, breath.lungs, breath.lobes, breath.carina_mm)
+            if zones is not None:
+                zoned[hold] = own.with_zones(zones, definition)
+        if len(zoned) < len(scans):
+            continue
         for hold, (labels, hu) in levels.items():
-            for region, counts in regions[hold].tally_zones(labels, hu.size):
+            for region, counts in zoned[hold].tally_zones(labels, hu.size):
                 if hold == "exp":
-                    ml = float(counts.sum()) * regions[hold].voxel_ml
+                    ml = float(counts.sum()) * regions_exp.voxel_ml
                     yield region.row("volume_exp_ml", ml, "mL", "mask@1", 0)
                 for metric, threshold in LAA_HU[hold].items():
-                    yield region.row(
-                        metric, low_attenuation_pct(hu, threshold, counts), "%", "threshold@1", 0
-                    )
-        for name, method in DEFAULT_METHODS.items():
-            yield from _zone_shares(regions["exp"], name, method, row[name], counted[f"{name}_fraction_pct"])
-        yield from class_rows(regions["exp"].tally_zones(row["vq_class"], 5), "vq", DEFAULT_RULE, 0)
-        yield from class_rows(regions["exp"].tally_zones(row["prm"], 5), "prm", "prm@1", 0)
+                    low = low_attenuation_pct(hu, threshold, counts)
+                    yield region.row(metric, low, "%", "threshold@1", 0)
+        for share in shares:
+            yield from share.rows(zoned["exp"])
+        yield from class_rows(zoned["exp"].tally_zones(classes["vq_class"], 5), "vq", DEFAULT_RULE, 0)
+        yield from class_rows(zoned["exp"].tally_zones(classes["prm"], 5), "prm", "prm@1", 0)
 
 
-def _zone_shares(regions: Regions, name: str, method: str, values: np.ndarray, whole: float) -> Iterator[Row]:
-    """Fraction and defects of the zones; `whole` is the fraction of both lungs, 100 or NaN."""
-    defined = np.isfinite(values)
-    known = np.where(defined, values, 0)
-    total = float(known.sum(dtype=np.float64))
-    mean = total / max(int(defined.sum()), 1)
-    # Label 0: not defined, 1: kept, 2: in a defect.
-    labels = defined.astype(np.int8) + (defined & (values < DEFECT_SHARE * mean))
-    counts = regions.tally_zones(labels, 3)
-    sums = regions.tally_zones(np.zeros(values.shape, bool), 1, known)
-    for (region, n), (_, own) in zip(counts, sums, strict=True):
-        share = percent(own[0], total) if np.isfinite(whole) else float("nan")
-        low = percent(n[2], n[1] + n[2]) if mean > 0 else float("nan")
-        yield region.row(f"{name}_fraction_pct", share, "%", method, 0)
-        yield region.row(f"{name}_defect_pct", low, "%", DEFAULT_RULE, 0)
+@dataclass(frozen=True)
+class _Shares:
+    """What fraction and defects of a zone are counted from.
+
+    `labels` are 0 where the map is not defined, 1 where it is kept and 2 in a defect; `values` are 0 where it is
+    not defined. `total` is NaN where a share of it means nothing, and `mean` where nothing can be low against it.
+    """
+
+    name: str
+    labels: np.ndarray
+    values: np.ndarray
+    total: float
+    mean: float
+
+    @staticmethod
+    def of(name: str, row: np.ndarray, whole_pct: float) -> _Shares:
+        defined = np.isfinite(row)
+        values = np.where(defined, row, 0)
+        total = float(values.sum(dtype=np.float64))
+        mean = total / max(int(defined.sum()), 1)
+        labels = defined.astype(np.int8) + (defined & (values < DEFECT_SHARE * mean))
+        return _Shares(name, labels, values, total if np.isfinite(whole_pct) else float("nan"), mean)
+
+    def rows(self, regions: Regions) -> Iterator[Row]:
+        """Of each zone."""
+        counts = regions.tally_zones(self.labels, 3)
+        sums = regions.tally_zones(np.zeros(self.values.shape, bool), 1, self.values)
+        for (region, n), (_, own) in zip(counts, sums, strict=True):
+            share = percent(own[0], self.total)
+            low = percent(n[2], n[1] + n[2]) if self.mean > 0 else float("nan")
+            yield region.row(f"{self.name}_fraction_pct", share, "%", DEFAULT_METHODS[self.name], 0)
+            yield region.row(f"{self.name}_defect_pct", low, "%", DEFAULT_RULE, 0)

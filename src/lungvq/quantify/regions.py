@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from typing import NamedTuple, SupportsFloat
 
 import numpy as np
@@ -55,8 +56,19 @@ class Regions:
         self.lungs, self._lobes, self._zones, self._zone_def = lungs, lobes, zones, zone_def
         self.inside = lungs.array > 0
         self.voxel_ml = lungs.voxel_ml
-        self.lung, self.lobe, self.zone = (v.array[self.inside] for v in (lungs, lobes, zones))
-        self._zones_there = [bool((self.zone == n).any()) for n in range(_N_ZONES)]
+        self.lung, self.lobe = (v.array[self.inside] for v in (lungs, lobes))
+        self._set_zones(zones.array[self.inside])
+
+    def with_zones(self, zones: Volume, zone_def: str) -> Regions:
+        """The same lungs and lobes with other zones."""
+        other = copy(self)
+        other._zones, other._zone_def = zones, zone_def
+        other._set_zones(zones.array[self.inside])
+        return other
+
+    def _set_zones(self, row: np.ndarray) -> None:
+        self.zone = row
+        self._zones_there = [bool((row == n).any()) for n in range(_N_ZONES)]
 
     def row(self, array: np.ndarray) -> np.ndarray:
         """Values of the voxels in the lungs, shape (N,)."""
