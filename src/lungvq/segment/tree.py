@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 
 SLICE_MM = 2.0  # the lumen is cut into slices of equal distance from the top of the trachea
 SPUR_MM = 5.0  # shorter ends are bulges of the wall
-RESOLVED_VOXELS = 2.0  # a lumen narrower than so many voxels has no diameter
+RESOLVED_VOXELS = 3.0  # a lumen narrower than so many voxels has no diameter
 
 # What a naming of branches is worth, in log-likelihood.
 COURSE = 12.0  # of a subtree that leads exactly where the bronchus of a lobe leads on the average
@@ -61,7 +61,7 @@ class Branch:
     area_mm2 : float
         Mean cross-section of the lumen.
     diameter_mm : float
-        Of a circle of that area; NaN where the voxels do not resolve it.
+        Of a circle of that area; NaN where the voxels do not resolve it. Below 8 mm it reads low.
     lobe : str
         ``"LUL"``...; ``""`` for trachea, main bronchi and bronchus intermedius; ``"unknown"`` where unsure.
     name : str
@@ -161,7 +161,7 @@ def build_tree(airways: Volume, top: Floats, *, resolution_mm: float) -> AirwayT
     top : ndarray, shape (3,)
         A point in the trachea, LPS mm: the tree hangs from the voxels nearest to it.
     resolution_mm : float
-        Voxel size of the scan; lumens narrower than twice this get no diameter.
+        Voxel size of the scan; lumens narrower than three times this get no diameter.
 
     Returns
     -------
