@@ -203,5 +203,6 @@ def test_a_mask_that_lacks_a_part_is_told(pair, coarse):
         pair.fixed, pair.moving, pair.fixed_lungs.like(labels), pair.moving_lungs, options=COARSE
     )
     assert {f.code for f in found.quality.findings if f.severity is not Severity.PASS} == {
-        "MASKS_DISAGREE_RIGHT"
+        "MASKS_DISAGREE_RIGHT",
+        "MASK_CUTS_LUNG_RIGHT",
     }

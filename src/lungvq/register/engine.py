@@ -33,6 +33,7 @@ from lungvq.register.quality import (
     Evidence,
     RegistrationQuality,
     check_islands,
+    check_rims,
     check_surfaces,
     measure,
     signed_distance,
@@ -47,6 +48,7 @@ _SMALLEST_JACOBIAN = 0.1
 _UNFOLD_SIGMAS = (1.0, 1.5, 2.0, 2.0, 3.0, 3.0, 4.0, 4.0, 6.0, 8.0)  # voxels
 _BOX_MARGIN = 5  # voxels around a lung
 _ISLAND_ML = 1.0  # a piece of a mask smaller than this, apart from the rest, is not registered
+_HARDLY_DENSER_HU = 150.0
 _FINE = 0.75  # of the working spacing: voxels of the last steps
 
 
@@ -135,6 +137,8 @@ class _Source:
     lung: Volume
     islands_ml: float
     """Crumbs of the mask that were left out."""
+    aerated_rim: float
+    """Share of what lies just outside the mask that looks like the lung inside."""
 
     @classmethod
     def cut(cls, scan: Volume, lungs: Volume, label: int, margin_mm: float = 12.0) -> _Source:
@@ -147,6 +151,7 @@ class _Source:
             Volume(hu, scan.grid.crop(box).affine),
             Volume(lung.astype(np.float32), scan.grid.crop(box).affine),
             float(islands.sum()) * scan.voxel_ml,
+            _aerated_rim(scan.array[box], lungs.array[box], label, scan.spacing),
         )
 
     @property
@@ -243,6 +248,7 @@ def register(
         scan: sum(pair[n].islands_ml for pair in sources.values())
         for n, scan in enumerate(("fixed", "moving"))
     }
+    rims = {name: max(source.aerated_rim for source in pair) for name, pair in sources.items()}
     progress.stage("joining the lungs")
     labels = fixed_lungs.resample_labels(grid).array
     labels[np.isin(labels, [LUNGS[name] for name in results])] = 0  # theirs come from the share of each voxel
@@ -272,7 +278,7 @@ def register(
             overall=measure([r.evidence for r in results.values()]),
             lungs=each,
             notes=tuple(notes),
-            findings=(*check_surfaces(each), *check_islands(crumbs)),
+            findings=(*check_surfaces(each), *check_rims(rims), *check_islands(crumbs)),
         ),
     )
 
@@ -327,6 +333,18 @@ def _islands(lung: Mask, least: float) -> Mask:
     small[0] = small[sizes[1:].argmax() + 1] = False
     fine = small[pieces].repeat(2, axis=0).repeat(2, axis=1).repeat(2, axis=2)
     return fine[: lung.shape[0], : lung.shape[1], : lung.shape[2]] & lung
+
+
+def _aerated_rim(hu: Array, lungs: NDArray[np.uint8], label: int, spacing: Sequence[float]) -> float:
+    """Share of the shell some 2 to 4 mm outside a lung that is hardly denser than the lung; on about 2 mm."""
+    some = tuple(slice(None, None, max(1, round(2 / s))) for s in spacing)
+    hu, lungs = hu[some], lungs[some]
+    lung = lungs == label
+    near = binary_dilation(lung)
+    shell = binary_dilation(near) & ~near & (lungs == 0)
+    if not shell.any() or not lung.any():
+        return 0.0
+    return float((hu[shell] < np.median(hu[lung]) + _HARDLY_DENSER_HU).mean())
 
 
 def _register_lung(
