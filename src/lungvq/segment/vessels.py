@@ -23,7 +23,7 @@ WALL_MM = 1.0  # around an airway's lumen
 
 # Thin vessels
 LINE_VOXELS = 0.7  # sigma of the smoothing, in voxels of 0.8 mm or more
-LINE_SDS, MIN_LINE_HU = 4.0, 60.0  # above the parenchyma, after smoothing
+LINE_SDS, MIN_LINE_HU = 3.0, 60.0  # above the parenchyma, after smoothing
 ROUND = 0.4  # the lesser curvature of a line across itself is at least so much of the greater
 FLAT = 0.15  # that of a plate is less
 
@@ -44,7 +44,7 @@ def find_vessels(ct: Volume, lungs: NDArray[np.uint8], airways: NDArray[np.uint8
     - those that exceed the mean of the parenchyma around them (vessels clipped, 12 mm sigma) by a third of
       the contrast to blood, but at least 220 HU and four noise SDs: a vessel fills a third of them or more.
       Plates among these (fissures, septa) are left out where no thicker vessel is near;
-    - those on bright lines: smoothed a little, they exceed the parenchyma by four of its SDs there (at least
+    - those on bright lines: smoothed a little, they exceed the parenchyma by three of its SDs there (at least
       60 HU), and curve down across the line in both directions, one at least 0.4 times as much as the other.
 
     Two millimetres (at least a voxel) under the pleura are left out, where the chest wall shines in, and 1 mm
