@@ -10,9 +10,11 @@ from typer.testing import CliRunner
 
 from lungvq import methods
 from lungvq.cli import app
-from lungvq.errors import UsageError
+from lungvq.errors import GeometryError, UsageError
+from lungvq.match import carry_map
 from lungvq.methods import ESTIMATORS, METHODS, METRICS, Method, installed, load_estimator
 from lungvq.result import MAPS
+from lungvq.volume import Volume
 
 PAGE = Path(__file__).parents[1] / "docs" / "methods.md"
 
@@ -105,3 +107,19 @@ def test_what_is_not_an_estimator_is_listed_with_the_reason(others, name, value,
 def test_an_estimator_that_is_not_there_is_a_users_mistake(tmp_path):
     with pytest.raises(UsageError, match="no estimator is called 'nope'; installed: none"):
         load_estimator("nope")
+
+
+def test_the_map_of_another_package_is_carried_lung_by_lung_and_stays_undefined_where_it_was():
+    lungs = Volume(np.zeros((6, 8, 12), np.uint8), np.diag([2.0, 2.0, 2.0, 1.0]))
+    lungs.array[1:5, 1:7, 1:6], lungs.array[1:5, 1:7, 6:11] = 2, 1
+    values = np.where(lungs.array == 1, 5.0, 1.0).astype(np.float32)
+    values[2, 3, 3] = np.nan
+    carried = carry_map(lungs.like(values), lungs, lungs).array
+    expected = np.where(lungs.array > 0, values, np.nan)
+    np.testing.assert_allclose(carried, expected)  # no blur between the lungs, nothing outside
+    finer = lungs.grid.with_spacing((1.0, 1.0, 1.0))
+    fine = carry_map(lungs.like(values), lungs, lungs.resample_labels(finer)).array
+    assert set(np.unique(fine[np.isfinite(fine)])) == {1.0, 5.0}
+    assert np.isnan(fine[4:6, 6:8, 6:8]).all()
+    with pytest.raises(GeometryError, match="grid of pair"):
+        carry_map(Volume(values[1:], lungs.affine), lungs, lungs)

@@ -105,8 +105,13 @@ def carry_map(values: Volume, lungs: Volume, lungs_exp: Volume) -> Volume:
     if not values.grid.same_as(lungs.grid):
         raise GeometryError("expected a map on the grid of pair.lungs")
     known = np.isfinite(values.array) & (lungs.array > 0)
-    inside = lungs.like(np.where(known, values.array, np.nan).astype(np.float32))
-    carried = carry(dict.fromkeys(LUNGS, reaching_out(inside)), lungs_exp)
+    field = {
+        name: reaching_out(
+            lungs.like(np.where(known & (lungs.array == label), values.array, np.nan).astype(np.float32))
+        )
+        for name, label in LUNGS.items()
+    }
+    carried = carry(field, lungs_exp)
     missing = lungs.like(((lungs.array > 0) & ~known).astype(np.uint8)).resample_labels(lungs_exp.grid)
     return lungs_exp.like(np.where(missing.array > 0, np.float32(np.nan), carried))
 
