@@ -45,14 +45,21 @@ def test_area_of_a_flat_border(hold):
 def test_a_share_is_as_sure_as_independent_cubes_make_it(hold):
     # A second route: draw cubes of error and look at the spread of the share.
     maps = made(hold, 1.0, 0.2)
-    low, high = region_intervals(hold, maps)["LLL", "perfusion_fraction_pct"]
+    low, high = region_intervals(hold, maps)["LLL", "ventilation_fraction_pct"]
     shares = {n: float((hold.lobes.array == n).sum()) * 0.008 for n in range(1, 6)}
-    cube = CORRELATION_MM["perfusion"] ** 3 / 1000
+    cube = CORRELATION_MM["ventilation"] ** 3 / 1000
     rng = np.random.default_rng(0)
     drawn = {n: ml + 0.2 * np.sqrt(ml * cube) * rng.normal(size=20000) for n, ml in shares.items()}
     spread = 100 * np.std(drawn[2] / sum(drawn.values()))
     assert (low + high) / 2 == pytest.approx(100 * shares[2] / sum(shares.values()), rel=1e-5)
     assert (high - low) / 3.92 == pytest.approx(spread, rel=0.06)
+
+
+def test_vessels_that_count_as_tissue_are_not_averaged_away(hold):
+    found = region_intervals(hold, made(hold, 1.0, 1e-6))
+    low, high = found["LUL", "perfusion_fraction_pct"]
+    f = (low + high) / 200
+    assert (high - low) / 3.92 > 100 * 0.04 * f * (1 - f)
 
 
 def test_an_uncertain_fissure_widens_the_lobe_and_not_the_lung(hold):

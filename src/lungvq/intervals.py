@@ -25,7 +25,10 @@ CORRELATION_MM = {"ventilation": 12.0, "perfusion": 12.0}
 OUTLINE = {"ventilation": 0.003, "perfusion": 0.003}
 """Standard error of a lung's sum from its own outline, as a share of it, likewise."""
 
-ZONE_BORDER = 0.4
+KIND = {"ventilation": 0.0, "perfusion": 0.04}
+"""Standard error of a region's sum that no averaging takes away, as a share of it: vessels that count as tissue."""
+
+ZONE_BORDER = 0.5
 """Standard error of where a zone ends, in slices: zones move with the lung's highest and lowest slice."""
 
 PRIOR_MM = 8.0
@@ -145,9 +148,9 @@ def _shares(
         )
         density = abs(total) / volumes[region.name] if volumes[region.name] else 0.0
         edge = border_ml.get(region.name, 0.0) * density
-        share = (
-            (1 - f) ** 2 * square + f**2 * max(whole_square - square, 0) + 2 * outline**2 + edge**2
-        ) ** 0.5
+        kind = KIND[name] * abs(total) * (1 - f)
+        parts = (1 - f) ** 2 * square, f**2 * max(whole_square - square, 0), 2 * outline**2, edge**2, kind**2
+        share = sum(parts) ** 0.5
         if region.name != "both":
             found[region.name, f"{name}_fraction_pct"] = _around(100 * f, 100 * share / whole)
         if name == "ventilation":
