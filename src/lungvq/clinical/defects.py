@@ -205,10 +205,10 @@ def large_clusters(
     for part, box in enumerate(find_objects(parts), start=1):
         if box is None:
             continue
-        clusters, n = label(low[box] & (parts[box] == part))
-        ml = np.bincount(clusters.ravel(), minlength=n + 1) * voxel_ml
+        own = low[box] & (parts[box] == part)
+        clusters = label(own)[0][own]
+        ml = np.bincount(clusters) * voxel_ml
         large = ml >= least_ml
-        large[0] = False
-        kept[box] |= large[clusters]
+        kept[box][own] = large[clusters]
         sizes[part] = sorted((float(v) for v in ml[large]), reverse=True)
     return kept, sizes
