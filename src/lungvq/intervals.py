@@ -105,17 +105,19 @@ def region_intervals(
     A share ``a / (a + b)`` of independent parts a and b, with variances A and B, has the variance
     ``((1 - f)^2 A + f^2 B) / (a + b)^2``.
     """
-    regions, every = hold.regions().thinned(_THIN_MM)
-    lungs, lobes = (
-        Volume(np.ascontiguousarray(v.array[every]), regions.lungs.affine) for v in (hold.lungs, hold.lobes)
-    )
+    steps = [max(1, round(_THIN_MM / s)) for s in hold.lungs.spacing]
+    every = tuple(slice(None, None, step) for step in steps)
+    affine = hold.lungs.affine @ np.diag([*steps, 1.0])
+    lungs, lobes = (Volume(np.ascontiguousarray(v.array[every]), affine) for v in (hold.lungs, hold.lobes))
+    zones = zones_by_height(lungs)
+    regions = Regions(lungs, lobes, zones)
     borders = {
         lobe: (border_mm or {}).get(lobe, 0.0) * _STAIRS * area / 1000
         for lobe, area in border_areas(lobes, lungs, LOBES).items()
     }
     labels = {zone: number for number, zone in enumerate(ZONES, start=1)}
     slice_mm = ZONE_BORDER * hold.lungs.spacing[0] / 1000
-    borders |= {z: slice_mm * a for z, a in border_areas(zones_by_height(lungs), lungs, labels).items()}
+    borders |= {z: slice_mm * a for z, a in border_areas(zones, lungs, labels).items()}
     found: dict[tuple[str, str], tuple[float, float]] = {}
     for name in ("ventilation", "perfusion"):
         values, errors = (regions.row(maps[key].array[every]) for key in (name, f"{name}_se"))
