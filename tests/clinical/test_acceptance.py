@@ -214,6 +214,13 @@ def test_what_is_counted_at_fixed_numbers_suffers_from_a_sharp_kernel(good):
     assert mark(table, sharp)["qc"].tolist() == ["FAIL KERNEL_EXP"] * 3 + ["PASS"] * 2
 
 
+def test_what_befalls_a_lung_befalls_its_lobes_and_zones():
+    regions = ["left", "LUL", "left_upper", "right", "RML", "right_lower", "both"]
+    table = pd.DataFrame({"region": regions, "metric": "ventilation_ml"})
+    marked = mark(table, [fail("AIR_CLOSURE_LEFT", "x", touches=("left",))])["qc"].tolist()
+    assert marked == ["FAIL AIR_CLOSURE_LEFT"] * 3 + ["PASS"] * 4
+
+
 def test_each_row_says_what_it_suffers_from():
     table = pd.DataFrame(
         [

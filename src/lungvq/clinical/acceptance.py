@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from lungvq import kernels
-from lungvq.anatomy import LOBES, LUNGS
+from lungvq.anatomy import LOBES, LUNG_OF_LOBE, LUNGS
 from lungvq.findings import Finding, Severity, worst
 from lungvq.pair import LungTotals
 from lungvq.register.quality import MISMATCH_CORRELATION
@@ -582,7 +582,8 @@ def mark(metrics: pd.DataFrame, findings: list[Finding] | tuple[Finding, ...]) -
     serious = [f for f in findings if f.severity is not Severity.PASS and f.touches]
 
     def state(region: str, metric: str) -> str:
-        concerned = {region, "all", *(["lobes"] if region in LOBES else [])}
+        lung = LUNG_OF_LOBE.get(region, region.split("_")[0])  # what befalls a lung befalls its lobes and zones
+        concerned = {region, lung, "all", *(["lobes"] if region in LOBES else [])}
         concerned.update(_MAPS_BEHIND.get(metric.split("_")[0], ()))
         if metric.startswith("perc"):
             concerned.add("density")
