@@ -23,7 +23,7 @@ from lungvq.ctp import region_sigma
 from lungvq.errors import LungvqError
 from lungvq.hu import air_fraction, density
 from lungvq.intervals import lobe_borders, region_intervals
-from lungvq.match import carry_lobes
+from lungvq.match import alike, carry_lobes
 from lungvq.pair import LungTotals, MatchedPair, lung_totals
 from lungvq.perfusion import perfusion_terms
 from lungvq.phantom import CASES, CaseSettings, Phantom, Physiology, Scanner, make_phantom
@@ -203,6 +203,7 @@ def measure(phantom: Phantom) -> Values:
         prepare(io.Scan(volume, Path(role), "phantom", (), {}), role)
         for role, volume in (("inspiration", phantom.insp), ("expiration", phantom.exp))
     )
+    insp, exp, _ = alike(insp, exp)
     registration = register(exp.ct, insp.ct, exp.anatomy.lungs, insp.anatomy.lungs)
     found = find_lobes(insp.ct, insp.anatomy)
     lobes_exp = carry_lobes(registration, found.labels, exp.anatomy.lungs)
@@ -239,7 +240,8 @@ def measure(phantom: Phantom) -> Values:
     values |= _changes(maps, oracle, truth, lungs, inside)
     values |= _defects(maps, oracle, truth, lungs, inside)
     borders = lobe_borders({f.name: f.uncertainty_mm for f in found.fissures.values()})
-    values |= _shares(maps, truth, exp, lobes_exp, true_exp, lungs, borders)
+    blood = carry(ideal, lungs)
+    values |= _shares(maps, {**truth, "blood": blood}, exp, lobes_exp, true_exp, lungs, borders)
     return values
 
 
@@ -503,7 +505,7 @@ def _shares(
         hold = BreathHold(exp.ct, own, labels, exp.calibrate)
         said = region_intervals(hold, volumes, border_mm=border)
         regions = true_hold.regions()
-        row = regions.row(truth["ventilation"])
+        row, tissue = regions.row(truth["ventilation"]), regions.row(truth["blood"])
         for region, where in regions:
             if region.name == "both":
                 continue
@@ -513,6 +515,10 @@ def _shares(
             share = 100 * float(row[where].sum() / row.sum())
             low, high = said[region.name, "ventilation_fraction_pct"]
             held.setdefault(f"{group}_{kind}", []).append(bool(low <= share <= high))
+            if group == "lobes":
+                blood = 100 * float(np.nansum(tissue[where]) / np.nansum(tissue))
+                low, high = said[region.name, "perfusion_fraction_pct"]
+                held.setdefault(f"blood_{kind}", []).append(bool(low <= blood <= high))
     return values | {"held": held}
 
 
@@ -793,6 +799,8 @@ def _held(found: Sequence[tuple[Subject, Values]]) -> list[str]:
         "zones_own": "zones",
         "lobes_own": "lobes, ours",
         "lobes_given": "lobes, the true ones given",
+        "blood_own": "lobes, ours: blood mass",
+        "blood_given": "lobes, the true ones given: blood mass",
     }
     rows = []
     for key, words in names.items():
@@ -809,7 +817,7 @@ def _held(found: Sequence[tuple[Subject, Values]]) -> list[str]:
     ]
     return _table(
         "Stated 95 % intervals that hold the truth",
-        "Shares of ventilation by region; and voxel by voxel, mean over the subjects.",
+        "Shares of ventilation by region, where not said otherwise; and voxel by voxel, mean over the subjects.",
         ["", "intervals", "hold %"],
         [*rows, *voxels],
     )
