@@ -244,13 +244,13 @@ def test_each_row_says_what_it_suffers_from():
     ]
 
 
-def test_the_page_on_checks_has_every_code_and_no_other():
-    page = (Path(__file__).parents[2] / "docs" / "checks.md").read_text(encoding="utf-8")
-    listed = {
-        code
-        for row in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE)
-        for code in re.findall(r"`(\w+)`", row)
-    }
+def test_the_page_on_checks_has_every_code_of_the_gate_and_none_that_is_not_there():
+    root = Path(__file__).parents[2]
+    page = (root / "docs" / "checks.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.*?) \|", page, re.MULTILINE)
+    listed = {code for row in rows for code in re.findall(r"`(\w+)`", row)}
     stem = {re.sub("_(INSP|EXP|LEFT|RIGHT)$", "", code) for code, *_ in WORSE}
-    elsewhere = {"AIR_CLOSURE", "SUMS_CLOSE"}  # of the maps and of the table
-    assert listed == stem | {"VOLUME_CHANGE"} | elsewhere
+    assert listed >= stem | {"VOLUME_CHANGE"}
+    source = "".join(file.read_text(encoding="utf-8") for file in (root / "src").rglob("*.py"))
+    made = {"UNDEFINED_VENTILATION", "UNDEFINED_PERFUSION"}  # from the names of the maps
+    assert not [code for code in listed - made if code not in source]
