@@ -169,7 +169,9 @@ def analyse(
 def _counted(breath: Breath, lobes: Volume) -> BreathHold:
     """What `quantify` needs of a scan."""
     anatomy = breath.anatomy
-    return BreathHold(breath.ct, anatomy.lungs, lobes, breath.calibrate, carina_height(anatomy.airways))
+    carina = anatomy.bronchi.tree.carina_mm
+    height = carina_height(anatomy.airways) if carina is None else float(carina[2])
+    return BreathHold(breath.ct, anatomy.lungs, lobes, breath.calibrate, height)
 
 
 def _small_vessels(breath: Breath) -> Volume:

@@ -145,6 +145,7 @@ def test_every_lobe_gets_its_own_airways(bronchi):
     table = bronchi.tree.table()
     assert set(table.loc[table.lobe == "RML", "generation"]) == {3, 4}
     assert table.loc[table.name == "trachea", "parent"].isna().all()
+    assert bronchi.tree.carina_mm == pytest.approx(np.zeros(3), abs=7.5)  # the lumen parts below the axes
 
 
 def test_a_lobe_without_airways_is_missing_not_made_up(bronchi, chest):

@@ -96,6 +96,17 @@ class AirwayTree:
         """Of all centre lines together."""
         return float(sum(b.length_mm for b in self.branches))
 
+    @property
+    def carina_mm(self) -> Floats | None:
+        """Where the lumen of the trachea parts, LPS mm: the end of its centre line; None where it was not seen to.
+
+        Known once the branches are named (`label_lobes`).
+        """
+        names = {b.name: b for b in self.branches}
+        if not {"LMB", "RMB"} <= set(names):
+            return None
+        return self.branches[names["LMB"].parent].points[-1]
+
     def children(self) -> list[list[int]]:
         """Indices of the branches that begin where each ends."""
         below: list[list[int]] = [[] for _ in self.branches]
