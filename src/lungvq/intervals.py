@@ -28,7 +28,7 @@ OUTLINE = {"ventilation": 0.003, "perfusion": 0.003}
 KIND = {"ventilation": 0.0, "perfusion": 0.04}
 """Standard error of a region's sum that no averaging takes away, as a share of it: vessels that count as tissue."""
 
-ZONE_BORDER = 0.5
+ZONE_BORDER = 0.6
 """Standard error of where a zone ends, in slices: zones move with the lung's highest and lowest slice."""
 
 PRIOR_MM = 8.0

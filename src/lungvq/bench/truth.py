@@ -427,11 +427,12 @@ def _changes(
     rows = [x[nodes][some] for x in (true, maps["perfusion_ctp"], oracle["perfusion_ctp"])]
     change, error = maps["perfusion_ctp"][inside], maps["perfusion_ctp_se"][inside]
     clear = np.abs(change) > 2 * error
+    signed = clear & (true[inside] != 0)
     return {
         "m_regions": [[round(float(x), 5) for x in row] for row in rows],
         "m_below_pct": 100 * float(1 - clear.mean()),
-        "m_sign_pct": 100 * float((np.sign(change) == np.sign(true[inside]))[clear].mean())
-        if clear.any()
+        "m_sign_pct": 100 * float((np.sign(change) == np.sign(true[inside]))[signed].mean())
+        if signed.any()
         else None,
         "m20_map": _rank(change[::20], true[inside][::20]),
         "m20_oracle": _rank(oracle["perfusion_ctp"][inside][::20], true[inside][::20]),
