@@ -19,7 +19,7 @@ from lungvq.regional import carry, close_sums, reaching_out
 from lungvq.register import RegisterOptions, register
 from lungvq.register.backends import backend_named
 from lungvq.register.inverse import inverse_field
-from lungvq.segment import Anatomy, segment
+from lungvq.segment import segment
 from lungvq.segment.given import Masks, place_lobes
 from lungvq.segment.laterality import check_laterality
 from lungvq.segment.masks import lungs_from_mask
@@ -101,6 +101,7 @@ def segment_scan(
         (folder / "labels").mkdir()
         for name, label in labels.items():
             io.write(label.reorient(codes), folder / "labels" / f"{name}.nii.gz")
+        sizes = vessel_sizes(volume, *(labels[name].array for name in ("lungs", "vessels", "airways")))
         anatomy.bronchi.tree.table().to_csv(folder / "airways.csv", index=False)
         found = given.told()
         record = {
@@ -112,13 +113,11 @@ def segment_scan(
                 "left": summary.left_ml,
                 "right": summary.right_ml,
                 **lobes_ml,
-                **{
-                    name: float(np.count_nonzero(labels[name].array)) * volume.voxel_ml
-                    for name in ("airways", "vessels")
-                },
+                "airways": float(np.count_nonzero(anatomy.airways.array)) * volume.voxel_ml,
+                "vessels": float(sizes.filled.array.sum(dtype=float)) * volume.voxel_ml,
             },
             "fissures": {name: asdict(fissure) for name, fissure in placed.fissures.items()},
-            "small_vessel_density": _small_vessel_density(volume, anatomy, lobes),
+            "small_vessel_density": _small_vessel_density(small_vessels(volume, sizes), anatomy.lungs, lobes),
             "findings": [finding.to_dict() for finding in findings],
             "versions": versions(),
         }
@@ -126,12 +125,10 @@ def segment_scan(
     return summary
 
 
-def _small_vessel_density(ct: Volume, anatomy: Anatomy, lobes: Volume) -> dict[str, float]:
+def _small_vessel_density(small: Volume, lungs: Volume, lobes: Volume) -> dict[str, float]:
     """mL/mL of each lung and lobe there is."""
-    sizes = vessel_sizes(ct, anatomy.lungs.array, anatomy.vessels.array, anatomy.airways.array)
-    small = small_vessels(ct, sizes)
     found: dict[str, float] = {}
-    for regions, labels in ((anatomy.lungs, LUNGS), (lobes, LOBES)):
+    for regions, labels in ((lungs, LUNGS), (lobes, LOBES)):
         density = small_vessel_density(small, regions)
         found |= {name: round(density[label], 6) for name, label in labels.items() if label in density}
     return found

@@ -77,6 +77,10 @@ def test_segment_takes_lobes_of_ones_own(lungvq, pair, phantom, tmp_path):
     assert record["found_by"] == {"lungs": "lungvq", "lobes": "the file mine.nrrd"}
     assert record["volumes_ml"]["RML"] == pytest.approx((lobes.array == 4).sum() * lobes.voxel_ml)
     assert "LOBES_GIVEN" in {f["code"] for f in record["findings"]}
+    assert all(0 < record["small_vessel_density"][name] < 0.05 for name in ("left", "right", "RML"))
+    airways = (tmp_path / "out" / "airways.csv").read_text().splitlines()
+    names = {line.split(",")[airways[0].split(",").index("name")] for line in airways[1:]}
+    assert {"trachea", "LMB", "RMB"} <= names
 
 
 def test_a_mask_of_another_grid_is_refused(lungvq, pair, phantom, tmp_path):
