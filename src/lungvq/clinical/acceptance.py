@@ -582,7 +582,8 @@ def mark(metrics: pd.DataFrame, findings: list[Finding] | tuple[Finding, ...]) -
     serious = [f for f in findings if f.severity is not Severity.PASS and f.touches]
 
     def state(region: str, metric: str) -> str:
-        lung = LUNG_OF_LOBE.get(region, region.split("_")[0])  # what befalls a lung befalls its lobes and zones
+        # What befalls a lung befalls its lobes and zones.
+        lung = LUNG_OF_LOBE.get(region, region.split("_")[0])
         concerned = {region, lung, "all", *(["lobes"] if region in LOBES else [])}
         concerned.update(_MAPS_BEHIND.get(metric.split("_")[0], ()))
         if metric.startswith("perc"):
