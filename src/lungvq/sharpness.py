@@ -31,7 +31,9 @@ class _Even:
     def __init__(self, ct: Volume, lungs: Volume) -> None:
         self.pixel = ct.spacing[1:]
         present = np.flatnonzero((lungs.array > 0).any(axis=(1, 2)))
-        some = np.unique(np.linspace(present[0], present[-1], _SLICES).astype(int)) if present.size else []
+        some: list[int] = []
+        if present.size:
+            some = np.unique(np.linspace(present[0], present[-1], _SLICES).astype(int)).tolist()
         self.slices = [ct.array[k].astype(np.float32) for k in some]
         self.where = [
             self._even(image, lungs.array[k] > 0) for image, k in zip(self.slices, some, strict=True)
