@@ -56,7 +56,7 @@ def test_what_cannot_be_is_refused_by_name():
     moved[2, 3] += 30
     with pytest.raises(
         GeometryError,
-        match=r"does not lie on the grid of its scan.*16 x 20 x 40 voxels of 3 x 2.5 x 2 mm from \(-40.0, -30.0, 35.0\)",
+        match=r"does not lie on the grid.*16 x 20 x 40 voxels of 3 x 2.5 x 2 mm from \(-40.0, -30.0, 35.0\)",
     ):
         lobes_from_labels(Volume(lobes.array, moved), lungs)
 
