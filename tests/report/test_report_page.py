@@ -297,7 +297,14 @@ class TestWithholding:
 
     def test_all_withholds_everything(self, make_case, failing):
         case = make_case(change=failing("all"))
-        assert set(build_page(case)["withheld"]) == {"ventilation", "perfusion", "vq", "lobes", "density", "prm"}
+        assert set(build_page(case)["withheld"]) == {
+            "ventilation",
+            "perfusion",
+            "vq",
+            "lobes",
+            "density",
+            "prm",
+        }
         cells = [c["text"] for r in build_page(case)["lobes"]["rows"] for c in r["cells"]]
         assert set(cells) == {"–"}
         assert {value for _, value, _ in build_page(case)["key"]["volumes"]} == {"–"}

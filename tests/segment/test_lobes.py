@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ class Lungs:
 
     lungs: Volume
     vessels: Volume
-    bronchi: LobarBronchi = LobarBronchi()
+    bronchi: LobarBronchi = field(default_factory=LobarBronchi)
 
 
 def depth_below(x, y):

@@ -355,17 +355,13 @@ def _findings(fissures: dict[str, Fissure]) -> tuple[Finding, ...]:
     findings = []
     for name, fissure in fissures.items():
         code = "FISSURE_" + name.upper().replace(" ", "_")
-        off = (
-            f"{fissure.uncertainty_mm:.1f} mm"
-            if np.isfinite(fissure.uncertainty_mm)
-            else "an unknown distance"
-        )
+        off = f"{fissure.uncertainty_mm:.1f} mm (SD)"
         if fissure.basis == "image" and fissure.completeness is not None:
             findings.append(
                 passed(
                     code,
                     f"The {name} fissure was seen over {100 * fissure.completeness:.0f} % of its area; its place is"
-                    f" known to {off} (SD).",
+                    f" known to {off}.",
                     value=100 * fissure.completeness,
                     unit="%",
                 )
@@ -376,10 +372,13 @@ def _findings(fissures: dict[str, Fissure]) -> tuple[Finding, ...]:
             "vessels": "was not seen: it is laid where vessels leave a gap",
             "prior": "was not seen: it is laid where it lies in people on average",
         }[fissure.basis]
+        crosses = np.isfinite(fissure.uncertainty_mm)
         findings.append(
             warn(
                 code,
-                f"The {name} fissure {how}; it may be off by {off} (SD).",
+                f"The {name} fissure {how}; it may be off by {off}."
+                if crosses
+                else f"The {name} fissure was not seen, and does not cross the lung where it would have to lie.",
                 value=float(fissure.points),
                 limit=float(SEEN_CELLS),
                 unit="cells seen",
