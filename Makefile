@@ -4,7 +4,7 @@
 PYTHON ?= python3
 TESTS ?=
 # Two processes, one compiled loop each: on two cores faster than one process with two threads.
-PYTEST ?= NUMBA_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile
+PYTEST ?= NUMBA_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-integration test-exhaustive lint types layers docs check format lock clean
 
@@ -25,7 +25,7 @@ test-integration: .venv/ready  ## tests that need a browser, a PACS, DCMTK or po
 	[ -z "$$missing" ] || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
 		&& apt-get update -qq && apt-get install -qq -y --no-install-recommends $$missing >/dev/null; } \
 		|| echo "not here, and not to be installed from here:$$missing; tests that need them will be skipped"
-	.venv/bin/python -m pytest -m integration $(TESTS)
+	$(PYTEST) -m integration $(TESTS)
 
 test-exhaustive: .venv/ready  ## tests that take many minutes, before a release
 	.venv/bin/python -m pytest -m exhaustive $(TESTS)

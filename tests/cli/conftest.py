@@ -23,7 +23,7 @@ def lungvq():
 
 @pytest.fixture(scope="session")
 def phantom():
-    return make_phantom("healthy", seed=3, spacing=3.0)
+    return make_phantom("healthy", seed=3, spacing=4.0)
 
 
 @pytest.fixture(scope="session")

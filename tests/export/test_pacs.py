@@ -221,7 +221,7 @@ def test_the_whole_way_from_scans_to_the_pacs(pacs, tmp_path):
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    lungvq("phantom", "-o", tmp_path / "phantom", "--spacing", 4, "--dicom", "--case", "pe")
+    lungvq("phantom", "-o", tmp_path / "phantom", "--spacing", 5, "--dicom", "--case", "pe")
     out = tmp_path / "out"
     lungvq("run", tmp_path / "phantom" / "dicom", "-o", out)
     record = json.loads((out / "run.json").read_text())["dicom"]
