@@ -53,7 +53,7 @@ EDGE_MM = 5.0
 PATCH_MM = 2.5
 LEAST_RIDGE = 0.25
 LEAST_GAP_MM2 = 200.0
-MOST_ASTRAY_PCT = 25.0
+MOST_ASTRAY_PCT = 40.0
 """Of a lobe's bronchi that may run in another one: near the hilum they touch."""
 
 
