@@ -84,7 +84,7 @@ def test_segment_takes_lobes_of_ones_own(lungvq, pair, phantom, tmp_path):
 
 
 def test_a_mask_of_another_grid_is_refused(lungvq, pair, phantom, tmp_path):
-    wrong = phantom.truth.lobes_exp.resample_labels(phantom.truth.lobes_exp.grid.with_spacing((4, 4, 4)))
+    wrong = phantom.truth.lobes_exp.resample_labels(phantom.truth.lobes_exp.grid.with_spacing((5, 5, 5)))
     io.write(wrong, tmp_path / "wrong.nii.gz")
     options = ["--fixed", pair[1], "--moving", pair[0], "--fixed-mask", tmp_path / "wrong.nii.gz"]
     done = lungvq("register", *options, "-o", tmp_path / "out", "-q")
