@@ -11,7 +11,6 @@ from lungvq.clinical.prm import prm_map
 from lungvq.clinical.vq import at_one_scale, relative_to_mean, vq_class, vq_log2
 from lungvq.ctp import RegionalMagnitude
 from lungvq.findings import Finding, passed
-from lungvq.match import equally_sharp
 from lungvq.perfusion import PerfusionTerms
 from lungvq.regional import LungField, carry, close_sums, reaching_out
 from lungvq.ventilation import VentilationTerms, jacobian_gain, specific_gain
@@ -31,7 +30,7 @@ def make_maps(
     ventilation: VentilationTerms,
     perfusion: PerfusionTerms,
     confidence: Volume,
-    insp_on_exp: Volume,
+    both: tuple[np.ndarray, np.ndarray],
     *,
     sigmas_mm: tuple[float, float] = (5.0, 5.0),
 ) -> tuple[dict[str, Volume], list[Finding]]:
@@ -41,8 +40,8 @@ def make_maps(
     ----------
     confidence : Volume
         0 to 1, on the working grid.
-    insp_on_exp : Volume
-        int16 HU on the grid of ``exp.ct``.
+    both : (ndarray, ndarray)
+        int16 HU of inspiration and expiration on the grid of ``exp.ct``, as `match.equally_sharp` makes them.
     sigmas_mm : (float, float)
         Gaussians that ventilation and perfusion were averaged over.
 
@@ -95,7 +94,7 @@ def make_maps(
         "jacobian_se": onto(ventilation.jacobian_se),
         "vq_log2": vq_log2(relative_v, relative_q),
         "vq_class": vq_class(relative_v, relative_q),
-        "prm": prm_map(*equally_sharp(insp, exp, insp_on_exp), inside, insp.calibrate, exp.calibrate),
+        "prm": prm_map(*both, inside, insp.calibrate, exp.calibrate),
         "ventilation_se": onto(ventilation.standard_error),
         "perfusion_se": onto(perfusion.blood_se) / np.float32(mean_blood),
         "registration_confidence": onto(dict.fromkeys(LUNGS, reaching_out(confidence))),

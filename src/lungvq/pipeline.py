@@ -141,7 +141,7 @@ def analyse(
             case,
             counted,
             replace(_counted(inspired, lobes.labels), small_vessels=_small_vessels(inspired)),
-            {**estimated.maps, "prm_median3d": _quiet_prm(inspired, expired, estimated.insp_on_exp)},
+            {**estimated.maps, "prm_median3d": _quiet_prm(inspired, expired, estimated.equally_sharp)},
             down=down,
             others={name: (e.quantity, e.method.id) for name, e in estimated.others.items()},
             intervals=region_intervals(counted, estimated.maps, border_mm=lobe_borders(sure)),
@@ -188,10 +188,9 @@ def _detrended(maps: dict[str, Volume], down: tuple[float, float, float]) -> dic
     }
 
 
-def _quiet_prm(insp: Breath, exp: Breath, insp_on_exp: Volume) -> Volume:
+def _quiet_prm(insp: Breath, exp: Breath, both: tuple[np.ndarray, np.ndarray]) -> Volume:
     """PRM after a median in space, which noise moves less than the published one in-plane."""
     lungs = exp.anatomy.lungs
-    both = equally_sharp(insp, exp, insp_on_exp)
     return lungs.like(prm_map(*both, lungs.array > 0, insp.calibrate, exp.calibrate, depth=3))
 
 
@@ -199,11 +198,13 @@ def _quiet_prm(insp: Breath, exp: Breath, insp_on_exp: Volume) -> Volume:
 class Estimates:
     """The maps of a pair, the inspiration seen from the expiration, and how well the maps closed.
 
-    `others` are the estimators of other packages whose maps are among `maps`.
+    `equally_sharp` is HU of inspiration and expiration on the expiration's voxels, one smoothed where the other is
+    smoother; `others` are the estimators of other packages whose maps are among `maps`.
     """
 
     maps: dict[str, Volume]
     insp_on_exp: Volume
+    equally_sharp: tuple[np.ndarray, np.ndarray]
     extravascular_g_ml: float
     findings: tuple[Finding, ...]
     others: dict[str, Estimator] = field(default_factory=dict)
@@ -216,7 +217,8 @@ def estimate(insp: Breath, exp: Breath, registration: Registration, options: Opt
     blood = perfusion_terms(pair, options.perfusion)
     insp_on_exp = carry_inspiration(registration.displacement, insp, exp.ct.grid)
     sigmas = options.ventilation.sigma_mm, options.perfusion.sigma_mm
-    maps, findings = make_maps(insp, exp, air, blood, registration.confidence, insp_on_exp, sigmas_mm=sigmas)
+    both = equally_sharp(insp, exp, insp_on_exp)
+    maps, findings = make_maps(insp, exp, air, blood, registration.confidence, both, sigmas_mm=sigmas)
     findings += _credible_scales(pair, air, blood, options)
     others: dict[str, Estimator] = {}
     for name in options.estimators:
@@ -228,7 +230,7 @@ def estimate(insp: Breath, exp: Breath, registration: Registration, options: Opt
             # Code of others: whatever goes wrong in it must not take this package's results along.
             told = f"The estimator {name} of another package failed: {type(error).__name__}: {error}"
             findings.append(warn("ESTIMATOR_FAILED", told, advice="Its map is missing; all else is whole."))
-    return Estimates(maps, insp_on_exp, blood.extravascular_g_ml, tuple(findings), others)
+    return Estimates(maps, insp_on_exp, both, blood.extravascular_g_ml, tuple(findings), others)
 
 
 def _credible_scales(

@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, ParamSpec, TypeVar
 
 import typer
@@ -18,7 +19,18 @@ import typer
 from lungvq.errors import LungvqError
 from lungvq.progress import Progress
 
-__all__ = ["Quiet", "Threads", "Verbose", "listening", "one_sentence", "set_threads", "visible"]
+__all__ = [
+    "LobeLabels",
+    "Models",
+    "Quiet",
+    "Segmentation",
+    "Threads",
+    "Verbose",
+    "listening",
+    "one_sentence",
+    "set_threads",
+    "visible",
+]
 
 INTERNAL_ERROR, NO_RESOURCES, INTERRUPTED = 1, 6, 130
 _RESOURCE_ERRNOS = {
@@ -36,6 +48,21 @@ Threads = Annotated[
 ]
 Verbose = Annotated[
     bool, typer.Option("-v", "--verbose", help="Say more: times of each stage, passed checks.")
+]
+LobeLabels = Annotated[
+    str,
+    typer.Option(
+        help="Its numbers, such as 'LUL=1,LLL=2,RUL=3,RML=4,RLL=5', which is the default.", show_default=False
+    ),
+]
+Segmentation = Annotated[
+    str,
+    typer.Option(
+        help="Who finds lungs and lobes: 'lungvq', 'lungmask' or 'totalsegmentator' (both in lungvq[ai])."
+    ),
+]
+Models = Annotated[
+    Path | None, typer.Option(help="Folder with their weights; see 'lungvq models'.", show_default=False)
 ]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say only errors and the last line.")]
 

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lungvq.cli._shared import Quiet, Threads, Verbose, listening, one_sentence, set_threads
+from lungvq.cli._shared import (
+    LobeLabels,
+    Models,
+    Quiet,
+    Segmentation,
+    Threads,
+    Verbose,
+    listening,
+    one_sentence,
+    set_threads,
+)
 
 if TYPE_CHECKING:
     from lungvq.io import SeriesInfo
@@ -36,13 +46,7 @@ def run(
         Path | None,
         typer.Option(help="Your label map of the lobes, on the grid of the inspiration.", show_default=False),
     ] = None,
-    lobe_labels: Annotated[
-        str,
-        typer.Option(
-            help="Its numbers, such as 'LUL=1,LLL=2,RUL=3,RML=4,RLL=5', which is the default.",
-            show_default=False,
-        ),
-    ] = "",
+    lobe_labels: LobeLabels = "",
     insp_mask: Annotated[
         Path | None,
         typer.Option(
@@ -52,16 +56,8 @@ def run(
     exp_mask: Annotated[
         Path | None, typer.Option(help="Your lungs of the expiration, likewise.", show_default=False)
     ] = None,
-    segmentation: Annotated[
-        str,
-        typer.Option(
-            help="Who finds lungs and lobes: 'lungvq', 'lungmask' or 'totalsegmentator' (both in lungvq[ai])."
-        ),
-    ] = "lungvq",
-    models: Annotated[
-        Path | None,
-        typer.Option(help="Folder with their weights; see 'lungvq models'.", show_default=False),
-    ] = None,
+    segmentation: Segmentation = "lungvq",
+    models: Models = None,
     case: Annotated[str | None, typer.Option(help="Name of the case; default the output folder's.")] = None,
     allow_no_breathing: Annotated[
         bool,

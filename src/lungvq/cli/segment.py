@@ -7,23 +7,25 @@ from typing import Annotated
 
 import typer
 
-from lungvq.cli._shared import Quiet, Threads, Verbose, listening, one_sentence, set_threads
+from lungvq.cli._shared import (
+    LobeLabels,
+    Models,
+    Quiet,
+    Segmentation,
+    Threads,
+    Verbose,
+    listening,
+    one_sentence,
+    set_threads,
+)
 
 
 @one_sentence
 def segment(
     ct: Annotated[Path, typer.Argument(help="A DICOM folder, or .nii(.gz), .mha, .nrrd.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for labels/ and segment.json.")],
-    backend: Annotated[
-        str,
-        typer.Option(
-            help="Who finds lungs and lobes: 'lungvq', 'lungmask' or 'totalsegmentator' (both in lungvq[ai])."
-        ),
-    ] = "lungvq",
-    models: Annotated[
-        Path | None,
-        typer.Option(help="Folder with their weights; see 'lungvq models'.", show_default=False),
-    ] = None,
+    backend: Segmentation = "lungvq",
+    models: Models = None,
     mask: Annotated[
         Path | None,
         typer.Option(help="Your lungs: nonzero is lung, or 1 left and 2 right.", show_default=False),
@@ -31,13 +33,7 @@ def segment(
     lobes: Annotated[
         Path | None, typer.Option(help="Your label map of the lobes.", show_default=False)
     ] = None,
-    lobe_labels: Annotated[
-        str,
-        typer.Option(
-            help="Its numbers, such as 'LUL=1,LLL=2,RUL=3,RML=4,RLL=5', which is the default.",
-            show_default=False,
-        ),
-    ] = "",
+    lobe_labels: LobeLabels = "",
     force: Annotated[bool, typer.Option("--force", help="Replace labels that are there.")] = False,
     threads: Threads = None,
     verbose: Verbose = False,

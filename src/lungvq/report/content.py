@@ -29,6 +29,7 @@ from lungvq.report.methods import (
     number_citations,
 )
 from lungvq.result import CaseResult
+from lungvq.segment.lobes import PLACED
 
 __all__ = ["MISSING", "build_page", "is_withheld", "number", "why_withheld"]
 
@@ -587,19 +588,12 @@ def _region_withheld(result: CaseResult, region: str) -> bool:
     return result.withheld(region) or (lung in LOBES_OF_LUNG and result.withheld(lung))
 
 
-_PLACED = {
-    "image": "seen in part",
-    "vessels": "not seen, laid through the gap between vessels",
-    "prior": "not seen, laid where it lies in people on average",
-}
-
-
 def _said_fissures(result: CaseResult) -> str:
     """How each fissure was placed; empty where lobes were given."""
     said = []
     for name, fissure in result.fissures.items():
         share, off = fissure["completeness"], fissure["uncertainty_mm"]
-        how = _PLACED[fissure["basis"]] if share is None else f"seen over {number(100 * share)} % of its area"
+        how = PLACED[fissure["basis"]] if share is None else f"seen over {number(100 * share)} % of its area"
         said.append(f"{name} {how}" + (f" (± {number(off, 1)} mm)" if np.isfinite(off) else ""))
     return f"Fissures: {'; '.join(said)}. " if said else ""
 

@@ -26,7 +26,7 @@ from lungvq.volume import CANONICAL, Grid, Volume
 if TYPE_CHECKING:
     from lungvq.segment import Anatomy
 
-__all__ = ["Fissure", "Gap", "Lobes", "find_lobes", "lobes_from_prior"]
+__all__ = ["PLACED", "Fissure", "Gap", "Lobes", "find_lobes", "lobes_from_prior"]
 
 MODELS: dict[int, tuple[FissureModel, ...]] = {
     LEFT: (FissureModel("left_oblique", np.array(MEANS.left_oblique), np.array(LEFT_MODES)),),
@@ -38,6 +38,12 @@ MODELS: dict[int, tuple[FissureModel, ...]] = {
 SIDES = {"LUL": (1,), "LLL": (-1,), "RUL": (1, 1), "RML": (1, -1), "RLL": (-1, 0)}
 """Of each lobe to the fissures of its lung, in the order of `MODELS`: 1 above, -1 below, 0 not beside it."""
 NAMES = {"left_oblique": "left oblique", "right_oblique": "right oblique", "horizontal": "right horizontal"}
+PLACED = {
+    "image": "seen in part",
+    "vessels": "not seen, laid through the gap between vessels",
+    "prior": "not seen, laid where it lies in people on average",
+}
+"""What the bases of a `Fissure` mean, where it was not seen well enough for its completeness."""
 FULL_COHERENCE = 0.55
 """Of a sheet that counts in full; it begins to count at `sheets.KEPT`."""
 SEEN_CELLS = 60
@@ -367,16 +373,11 @@ def _findings(fissures: dict[str, Fissure]) -> tuple[Finding, ...]:
                 )
             )
             continue
-        how = {
-            "image": "was seen in part",
-            "vessels": "was not seen: it is laid where vessels leave a gap",
-            "prior": "was not seen: it is laid where it lies in people on average",
-        }[fissure.basis]
         crosses = np.isfinite(fissure.uncertainty_mm)
         findings.append(
             warn(
                 code,
-                f"The {name} fissure {how}; it may be off by {off}."
+                f"The {name} fissure was {PLACED[fissure.basis]}; it may be off by {off}."
                 if crosses
                 else f"The {name} fissure was not seen, and does not cross the lung where it would have to lie.",
                 value=float(fissure.points),
