@@ -1,16 +1,23 @@
 """SPECT and dual-energy CT of a phantom, against its truth."""
 
 import json
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
+import SimpleITK as sitk
 from scipy.ndimage import binary_erosion
 
 from lungvq import io
 from lungvq.anatomy import LOBES
 from lungvq.errors import UsageError
 from lungvq.phantom import make_phantom
+from lungvq.phantom.dicom_modalities import write_modality_studies, write_nm
 from lungvq.phantom.modalities import (
     Dect,
     Spect,
@@ -21,8 +28,9 @@ from lungvq.phantom.modalities import (
     write_modalities,
 )
 from lungvq.phantom.scanner import Scanner
-from lungvq.volume import grid_around
+from lungvq.volume import Volume, grid_around
 
+DCIODVFY = shutil.which("dciodvfy") or shutil.which("dciodvfy", path=Path(sys.executable).parent)
 IDEAL = Spect(attenuation_error=0, scatter=0, kilocounts=1e7, noise_gain=1e-3)
 
 
@@ -215,6 +223,85 @@ def test_files_come_back(images, tmp_path):
     facts = json.loads((tmp_path / "truth" / "modalities.json").read_text())
     assert sum(f["v_share"] for f in facts["lobes"].values()) == pytest.approx(1)
     assert (tmp_path / "truth" / "spect_from_exp.nii.gz").exists()
+
+
+@pytest.fixture(scope="module")
+def studies(phantom, images, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("studies")
+    write_modality_studies(images, phantom, folder)
+    return folder
+
+
+@pytest.mark.parametrize(("name", "series"), [("spect_v", "series-02"), ("spect_q", "series-03")])
+def test_another_reader_finds_the_counts_of_the_nm_objects_in_their_place(images, studies, name, series):
+    image, file = getattr(images, name), studies / "spect" / series / "IM00001.dcm"
+    seen, slope = sitk.ReadImage(str(file)), float(pydicom.dcmread(file).RescaleSlope)
+    np.testing.assert_allclose(sitk.GetArrayFromImage(seen), image.array, atol=0.5001 * slope)
+    assert slope < 2e-3 * image.array.max()
+    for index in ((0, 0, 0), (40, 7, 31), tuple(n - 1 for n in image.shape)):
+        where = seen.TransformIndexToPhysicalPoint(index[::-1])
+        np.testing.assert_allclose(where, image.grid.world(index), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "series"), [("spect_ct", "spect/series-01"), ("dect_pbv", "dect/series-01")]
+)
+def test_the_ct_objects_of_other_modalities_come_back(images, studies, name, series):
+    again, image = io.read(studies / series).volume.reorient("SPL"), getattr(images, name).reorient("SPL")
+    np.testing.assert_allclose(again.affine, image.affine, atol=1e-5)
+    np.testing.assert_array_equal(again.array, image.array)
+
+
+@pytest.mark.parametrize("codes", ["SPL", "IPL", "ASR", "LIA"])
+def test_nm_frames_follow_each_other_as_the_standard_has_it_in_any_orientation(codes, tmp_path):
+    rng = np.random.default_rng(2)
+    affine = np.array([[0, 0, 2.5, -31.0], [0, 3.0, 0, 17.0], [4.5, 0, 0, -80.0], [0, 0, 0, 1]])
+    image = Volume(rng.uniform(0, 40, (4, 5, 6)).astype(np.float32), affine)
+    slope = write_nm(image.reorient(codes), tmp_path / "nm.dcm", {"SeriesInstanceUID": "1.2.3"})
+    read = pydicom.dcmread(tmp_path / "nm.dcm")
+    detector = read.DetectorInformationSequence[0]
+    right, down = np.reshape([float(v) for v in detector.ImageOrientationPatient], (2, 3))
+    behind = np.cross(right, down) * float(read.SpacingBetweenSlices)
+    for k, j, i in np.ndindex(*read.pixel_array.shape):
+        place = np.array(detector.ImagePositionPatient, float) + k * behind
+        place += i * right * read.PixelSpacing[1] + j * down * read.PixelSpacing[0]
+        stored = read.pixel_array[k, j, i] * read.RealWorldValueMappingSequence[0].RealWorldValueSlope
+        assert stored == pytest.approx(image.sample(place[None])[0], abs=slope)
+
+
+def test_studies_of_one_patient_with_frames_of_reference_of_their_own(phantom, images, studies, tmp_path):
+    heads = {
+        (f.parts[-3], f.parts[-2]): pydicom.dcmread(f, stop_before_pixels=True)
+        for f in studies.rglob("*.dcm")
+    }
+    assert sorted(heads) == [("dect", "series-01"), *(("spect", f"series-0{n}") for n in (1, 2, 3))]
+    assert len({h.PatientID for h in heads.values()}) == 1
+    for keyword in ("StudyInstanceUID", "FrameOfReferenceUID", "StudyDate"):
+        assert len({h[keyword].value for (study, _), h in heads.items() if study == "spect"}) == 1
+        assert len({h[keyword].value for h in heads.values()}) == 2
+    v, q = heads["spect", "series-02"], heads["spect", "series-03"]
+    assert (v.NumberOfFrames, v.Rows, v.Columns) == images.spect_v.shape
+    assert v.CountsAccumulated == pytest.approx(5e5, rel=0.01)
+    routes = [
+        h.RadiopharmaceuticalInformationSequence[0].AdministrationRouteCodeSequence[0].CodeMeaning
+        for h in (v, q)
+    ]
+    assert "inhalation" in routes[0].lower()
+    assert "intravenous" in routes[1].lower()
+    assert heads["dect", "series-01"].ImageType[:2] == ["DERIVED", "SECONDARY"]
+    write_modality_studies(images, phantom, tmp_path)
+    for file in list(studies.rglob("*.dcm"))[::30]:
+        assert (tmp_path / file.relative_to(studies)).read_bytes() == file.read_bytes()
+
+
+@pytest.mark.skipif(DCIODVFY is None, reason="needs dciodvfy of dicom3tools")
+def test_a_validator_finds_no_error_in_any_kind(studies):
+    for folder in ("spect/series-01", "spect/series-02", "spect/series-03", "dect/series-01"):
+        found = subprocess.run(
+            [DCIODVFY, "-new", min((studies / folder).iterdir())], capture_output=True, text=True
+        )
+        assert found.returncode == 0, found.stderr
+        assert "Error" not in found.stderr + found.stdout
 
 
 @pytest.mark.parametrize(

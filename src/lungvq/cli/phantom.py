@@ -48,7 +48,12 @@ def phantom(
             from lungvq.phantom.modalities import make_modalities, write_modalities
 
             progress.stage("imaging with SPECT and dual-energy CT")
-            write_modalities(make_modalities(made, seed=seed), output)
+            images = make_modalities(made, seed=seed)
+            write_modalities(images, output)
+            if dicom:
+                from lungvq.phantom.dicom_modalities import write_modality_studies
+
+                write_modality_studies(images, made, output / "dicom")
     scans = "dicom/" if dicom else "insp.nii.gz, exp.nii.gz"
     if modalities:
         scans += ", spect_v, spect_q, spect_ct, dect_pbv"

@@ -103,8 +103,8 @@ def study_tags(case: str, seed: int, spacing: Sequence[float]) -> dict[str, Any]
         "PatientSex": "O",
         "PatientAge": "060Y",
         "QualityControlSubject": "YES",
-        "StudyInstanceUID": _uid("study", *source),
-        "FrameOfReferenceUID": _uid("frame", *source),
+        "StudyInstanceUID": derived_uid("study", *source),
+        "FrameOfReferenceUID": derived_uid("frame", *source),
         "PositionReferenceIndicator": "",
         "StudyID": "1",
         "StudyDate": _DATE,
@@ -128,7 +128,7 @@ def _series(
 ) -> dict[str, Any]:
     """What sets one series apart."""
     return {
-        "SeriesInstanceUID": _uid("series", study["StudyInstanceUID"], str(number)),
+        "SeriesInstanceUID": derived_uid("series", study["StudyInstanceUID"], str(number)),
         "SeriesNumber": number,
         "SeriesDescription": description,
         "SeriesDate": _DATE,
@@ -176,10 +176,10 @@ def write_series(
         number = first_number + len(stored) - 1 - k
         position = volume.grid.world((k, 0, 0))
         own = Dataset()
-        own.SOPInstanceUID = _uid("image", image.SeriesInstanceUID, str(number))
+        own.SOPInstanceUID = derived_uid("image", image.SeriesInstanceUID, str(number))
         own.InstanceNumber = number
-        own.ImagePositionPatient = [_decimal(mm) for mm in position]
-        own.SliceLocation = _decimal(float(position @ _normal(volume)))
+        own.ImagePositionPatient = [decimal(mm) for mm in position]
+        own.SliceLocation = decimal(float(position @ _normal(volume)))
         own.add_new("PixelData", "OW", np.ascontiguousarray(plane, "<u2").tobytes())
         image.file_meta.MediaStorageSOPInstanceUID = own.SOPInstanceUID
         elements = fixed | {element.tag: _encoded(element) for element in own}
@@ -210,7 +210,7 @@ def _preamble(image: Dataset) -> bytes:
 def _image(volume: Volume, tags: Mapping[str, Any]) -> Dataset:
     """All elements that do not change from slice to slice."""
     thickness, row_mm, column_mm = volume.spacing
-    right, down = volume.affine[:3, 2] / column_mm, volume.affine[:3, 1] / row_mm
+    right, down = directions(volume)
     rows, columns = volume.shape[1:]
     values = {
         "SpecificCharacterSet": "ISO_IR 192",
@@ -235,10 +235,10 @@ def _image(volume: Volume, tags: Mapping[str, Any]) -> Dataset:
         "TableHeight": 150,
         "RotationDirection": "CW",
         "FilterType": "FLAT",
-        "ReconstructionDiameter": _decimal(max(rows * row_mm, columns * column_mm)),
-        "SliceThickness": _decimal(thickness),
-        "PixelSpacing": [_decimal(row_mm), _decimal(column_mm)],
-        "ImageOrientationPatient": [_decimal(c) for c in (*right, *down)],
+        "ReconstructionDiameter": decimal(max(rows * row_mm, columns * column_mm)),
+        "SliceThickness": decimal(thickness),
+        "PixelSpacing": [decimal(row_mm), decimal(column_mm)],
+        "ImageOrientationPatient": [decimal(c) for c in (*right, *down)],
         "Rows": rows,
         "Columns": columns,
         "SamplesPerPixel": 1,
@@ -282,6 +282,12 @@ def _projection(volume: Volume, codes: str) -> Volume:
     return Volume(np.rint(water - 200).astype(np.int16), grid.affine)
 
 
+def directions(volume: Volume) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Unit vectors along a row and along a column of its slices."""
+    _, row_mm, column_mm = volume.spacing
+    return volume.affine[:3, 2] / column_mm, volume.affine[:3, 1] / row_mm
+
+
 def _normal(volume: Volume) -> NDArray[np.float64]:
     """Unit vector across the slices."""
     normal = np.cross(volume.affine[:3, 2], volume.affine[:3, 1])
@@ -294,9 +300,11 @@ def _letters(direction: NDArray[np.float64]) -> str:
     return "".join(letter for size, letter in sorted(names, reverse=True) if size > 0.1)
 
 
-def _decimal(number: float) -> str:
+def decimal(number: float) -> str:
+    """A number as DICOM writes it in text."""
     return format_number_as_ds(float(number) + 0.0)
 
 
-def _uid(*sources: str) -> str:
+def derived_uid(*sources: str) -> str:
+    """A UID that the same words give again."""
     return f"2.25.{uuid5(_NAMESPACE, '|'.join(sources)).int}"
