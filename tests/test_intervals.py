@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from lungvq.anatomy import LUNGS
 from lungvq.hu import Calibration
-from lungvq.intervals import CORRELATION_MM, border_areas, lobe_borders, region_intervals
+from lungvq.intervals import CORRELATION_MM, OUTLINE, border_areas, lobe_borders, region_intervals
 from lungvq.quantify import BreathHold
 from lungvq.volume import Volume
 
@@ -80,6 +81,23 @@ def test_a_fissure_that_was_seen_is_surer_than_one_of_other_people():
     assert borders["RML"] == borders["RUL"] == pytest.approx(4.8)
 
 
-def test_without_ventilation_there_are_no_shares_of_it(hold):
-    found = region_intervals(hold, made(hold, 0.0, 0.1))
+def test_without_ventilation_there_are_no_shares_of_it_but_an_amount(hold):
+    found = region_intervals(hold, made(hold, -1e-4, 0.1))
     assert not any(metric == "ventilation_fraction_pct" for _, metric in found)
+    for region, low, high in (
+        (r, *ends) for (r, metric), ends in found.items() if metric == "ventilation_ml"
+    ):
+        assert low < 0 < high, region
+
+
+def test_an_outline_errs_by_the_air_of_both_scans(hold):
+    # Air 0.7 mL/mL before and 1.2 after, and no other error.
+    found = region_intervals(hold, made(hold, 0.5, 1e-6))
+    for region in ("left", "right"):
+        ml = float((hold.lungs.array == LUNGS[region]).sum()) * 0.008
+        low, high = found[region, "ventilation_ml"]
+        assert (high - low) / 3.92 == pytest.approx(
+            OUTLINE["ventilation"] * np.hypot(0.7, 1.2) * ml, rel=1e-3
+        )
+    sides = [np.diff(found[region, "ventilation_ml"])[0] for region in ("left", "right", "both")]
+    assert sides[2] == pytest.approx(np.hypot(*sides[:2]), rel=1e-3)

@@ -62,6 +62,8 @@ def test_thin_slices_are_smoothed_towards_thick_ones(soft):
     of_thin, of_thick = matching_blur(soft, thick)
     assert of_thin[0] == pytest.approx(np.sqrt((16 - 1) / 12))
     assert of_thick == (0, 0, 0)
+    overlapping, _ = matching_blur(soft, soft, (1.0, 4.0))  # thick ones every millimetre
+    assert overlapping == (of_thin[0], 0, 0)
 
 
 def test_coarse_pixels_tell_nothing():

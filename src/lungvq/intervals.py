@@ -12,8 +12,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from lungvq.anatomy import LOBES, LUNG_OF_LOBE_LABEL, LUNGS, ZONES
+from lungvq.hu import air_fraction
 from lungvq.quantify import BreathHold
-from lungvq.quantify.regions import Regions
+from lungvq.quantify.regions import Region, Regions
 from lungvq.quantify.zones import zones_by_height
 from lungvq.volume import Volume
 
@@ -22,8 +23,9 @@ __all__ = ["CORRELATION_MM", "border_areas", "lobe_borders", "region_intervals"]
 CORRELATION_MM = {"ventilation": 12.0, "perfusion": 12.0}
 """Side of the cubes within which the error of a map is shared, as measured on phantoms."""
 
-OUTLINE = {"ventilation": 0.003, "perfusion": 0.003}
-"""Standard error of a lung's sum from its own outline, as a share of it, likewise."""
+OUTLINE = {"ventilation": 0.0017, "perfusion": 0.003}
+"""Standard error of what a lung holds from its own outline, as a share of it, likewise: of the air of each scan, and
+of blood."""
 
 KIND = {"ventilation": 0.0, "perfusion": 0.04}
 """Standard error of a region's sum that no averaging takes away, as a share of it: vessels that count as tissue."""
@@ -118,46 +120,57 @@ def region_intervals(
     labels = {zone: number for number, zone in enumerate(ZONES, start=1)}
     slice_mm = ZONE_BORDER * hold.lungs.spacing[0] / 1000
     borders |= {z: slice_mm * a for z, a in border_areas(zones, lungs, labels).items()}
+    hu = np.ascontiguousarray(hold.hu.array[every])
+    expired = air_fraction(hold.calibrate(regions.row(hu)))
     found: dict[tuple[str, str], tuple[float, float]] = {}
     for name in ("ventilation", "perfusion"):
         values, errors = (regions.row(maps[key].array[every]) for key in (name, f"{name}_se"))
-        found |= _shares(regions, name, values, errors, borders)
+        # A lung's outline is wrong by as much where nothing was breathed: it errs by the air of either scan.
+        held = np.hypot(expired, expired + values) if name == "ventilation" else values
+        found |= _shares(regions, name, values, errors, held, borders)
     return found
 
 
 def _shares(
-    regions: Regions, name: str, values: np.ndarray, errors: np.ndarray, border_ml: Mapping[str, float]
+    regions: Regions,
+    name: str,
+    values: np.ndarray,
+    errors: np.ndarray,
+    held: np.ndarray,
+    border_ml: Mapping[str, float],
 ) -> dict[tuple[str, str], tuple[float, float]]:
     known = np.isfinite(values) & np.isfinite(errors)
     ml = regions.voxel_ml
     shared = max(CORRELATION_MM[name] ** 3 / 1000, ml)
     one = np.zeros(values.size, np.uint8)
-    sums = {r: float(n[0]) * ml for r, n in regions.tally(one, 1, np.where(known, values, 0))}
-    squares = {r: float(n[0]) * ml * shared for r, n in regions.tally(one, 1, np.where(known, errors**2, 0))}
+
+    def sums(row: np.ndarray) -> dict[Region, float]:
+        return {r: float(n[0]) * ml for r, n in regions.tally(one, 1, np.where(known, row, 0))}
+
+    totals, outlines, squares = sums(values), sums(held), sums(errors**2)
     volumes = {r.name: float(n[0]) * ml for r, n in regions.tally(one, 1)}
-    of = {r.name: total for r, total in sums.items()}
-    whole, whole_square = of["both"], next(v for r, v in squares.items() if r.name == "both")
+    by_name = {r.name: total for r, total in totals.items()}
+    whole = by_name["both"]
+    whole_square = next(v for r, v in squares.items() if r.name == "both") * shared
     found = {}
-    for region, total in sums.items():
-        if not whole > 0:
-            break
-        f, square = total / whole, squares[region]
-        outline = OUTLINE[name] * sum(
-            # a lung's outline moves its own regions' share up as much as the other lung's is part of the whole
-            abs(total) * (1 - of[lung] / whole)
-            for lung in LUNGS
-            if _lung_of(region.name) == lung
-        )
+    for region, total in totals.items():
+        square = squares[region] * shared
+        lung = _lung_of(region.name)
+        outline = OUTLINE[name] * abs(outlines[region])
         density = abs(total) / volumes[region.name] if volumes[region.name] else 0.0
         edge = border_ml.get(region.name, 0.0) * density
+        if name == "ventilation":
+            if region.name == "both":  # two outlines
+                outline = OUTLINE[name] * sum(v**2 for r, v in outlines.items() if r.name in LUNGS) ** 0.5
+            found[region.name, "ventilation_ml"] = _around(total, (square + outline**2 + edge**2) ** 0.5)
+        if region.name == "both" or not whole > 0:
+            continue
+        f = total / whole
+        # A lung's outline moves its own regions' share up as much as the other lung's is part of the whole.
+        outline *= 1 - by_name[lung] / whole
         kind = KIND[name] * abs(total) * (1 - f)
         parts = (1 - f) ** 2 * square, f**2 * max(whole_square - square, 0), 2 * outline**2, edge**2, kind**2
-        share = sum(parts) ** 0.5
-        if region.name != "both":
-            found[region.name, f"{name}_fraction_pct"] = _around(100 * f, 100 * share / whole)
-        if name == "ventilation":
-            own = (square + (OUTLINE[name] * total) ** 2 + edge**2) ** 0.5
-            found[region.name, "ventilation_ml"] = _around(total, own)
+        found[region.name, f"{name}_fraction_pct"] = _around(100 * f, 100 * sum(parts) ** 0.5 / whole)
     return found
 
 

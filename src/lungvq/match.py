@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from lungvq.agreement import slice_thickness
 from lungvq.anatomy import LUNG_OF_LOBE_LABEL, LUNGS
 from lungvq.breath import Breath
 from lungvq.errors import GeometryError
@@ -123,7 +124,8 @@ def alike(insp: Breath, exp: Breath) -> tuple[Breath, Breath, Finding]:
     (`sharpness.matching_blur`).
     """
     scans = [(breath.ct, breath.anatomy.lungs) for breath in (insp, exp)]
-    blurs = matching_blur(*scans)
+    told_mm = slice_thickness(insp.scan.facts), slice_thickness(exp.scan.facts)
+    blurs = matching_blur(scans[0], scans[1], told_mm)
     told = [
         f"the {b.role} scan by {max(blur[1:]):.2f} mm"
         for b, blur in zip((insp, exp), blurs, strict=True)

@@ -24,6 +24,7 @@ from lungvq.intervals import lobe_borders, region_intervals
 from lungvq.maps import make_maps
 from lungvq.match import alike, carry_inspiration, carry_lobes, carry_map, equally_sharp, match
 from lungvq.methods import Estimator, load_estimator
+from lungvq.onebreath import without_breathing
 from lungvq.pair import MatchedPair, credible_scale
 from lungvq.perfusion import PerfusionOptions, PerfusionTerms, perfusion_terms
 from lungvq.progress import SILENT, Progress
@@ -149,6 +150,8 @@ def analyse(
         result = _assembled(
             case, inspired, expired, registration, lobes, lobes_exp, estimated, metrics, options, given
         )
+        if banner:
+            result = without_breathing(result)
         findings = (
             *_overrides(banner),
             *agreement(insp.facts, exp.facts),
@@ -162,7 +165,11 @@ def analyse(
             check_sums(result),
         )
     return replace(
-        result, findings=findings, metrics=mark(metrics, findings), timings=clock.seconds, banner=banner
+        result,
+        findings=findings,
+        metrics=mark(result.metrics, findings),
+        timings=clock.seconds,
+        banner=banner,
     )
 
 
@@ -285,12 +292,24 @@ def check_breathing(insp_ml: float, exp_ml: float, *, allow: bool = False) -> st
             f"there is no breathing between the scans, the lungs hold {volumes} (ratio {ratio:.3f}, at most"
             f" {NO_BREATHING_RATIO} is needed): choose another pair, or add --allow-no-breathing to go on"
         )
-    return f"No breathing between the scans ({volumes}): allowed by request, ventilation is not meaningful."
+    return (
+        f"No breathing between the scans, or nearly none ({volumes}): allowed by request; what ventilation shows is"
+        " mostly its error, and V/Q and air trapping cannot be told."
+    )
 
 
 def _overrides(banner: str) -> list[Finding]:
     """What was allowed by request, among the findings where a reader looks."""
-    return [warn("NO_BREATHING_ALLOWED", banner, touches=("ventilation",))] if banner else []
+    if not banner:
+        return []
+    return [
+        warn(
+            "NO_BREATHING_ALLOWED",
+            banner,
+            advice="V/Q, air trapping and what is relative to ventilation are left empty.",
+            touches=("ventilation", "prm", "trapping"),
+        )
+    ]
 
 
 def check_match(registration: Registration) -> None:

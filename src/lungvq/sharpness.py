@@ -81,7 +81,9 @@ def sharpness(ct: Volume, lungs: Volume) -> float:
 
 
 def matching_blur(
-    first: tuple[Volume, Volume], second: tuple[Volume, Volume]
+    first: tuple[Volume, Volume],
+    second: tuple[Volume, Volume],
+    thickness_mm: tuple[float, float] = (0.0, 0.0),
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Gaussian sigmas (slices, rows, columns) in mm that make each scan as smooth as the other; one of two is 0.
 
@@ -89,13 +91,15 @@ def matching_blur(
     ----------
     first, second : (Volume, Volume)
         HU and lungs of each scan.
+    thickness_mm : (float, float)
+        Of the slices, as the headers tell; at least their spacing.
 
     Notes
     -----
-    In the plane by the noise of both. Across slices by their spacing, whose profile is taken for a box.
+    In the plane by the noise of both. Across slices by their thickness, whose profile is taken for a box.
     """
     scans = [_Even(*first), _Even(*second)]
-    spacings = [first[0].spacing[0], second[0].spacing[0]]
+    spacings = [max(ct.spacing[0], mm) for (ct, _), mm in zip((first, second), thickness_mm, strict=True)]
     ratios = [scan.ratio() for scan in scans]
     across = [float(np.sqrt(max(max(spacings) ** 2 - s**2, 0) / 12)) for s in spacings]
     within = [0.0, 0.0]

@@ -150,7 +150,17 @@ def test_no_breathing_is_refused_unless_allowed_and_then_nothing_moves(lungvq, p
     v = io.read_volume(tmp_path / "out" / "maps" / "ventilation.nii.gz").array
     assert np.nanmax(np.abs(v)) < 0.01
     assert "No breathing between the scans" in (tmp_path / "out" / "report.html").read_text()
-    assert json.loads((tmp_path / "out" / "run.json").read_text())["banner"]
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["banner"]
+    warned = next(f for f in record["findings"] if f["code"] == "NO_BREATHING_ALLOWED")
+    assert warned["severity"] == "WARN"
+    table = pd.read_csv(tmp_path / "out" / "metrics.csv").query("is_default == 1").set_index("metric")
+    assert (table.loc["ventilation_ml", "ci_low"] < 0).all()
+    assert (table.loc["ventilation_ml", "ci_high"] > 0).all()
+    # Without an expiration nothing tells trapped air from inspired lung, and nothing is low beside no ventilation.
+    assert table.loc[["prm_fsad_pct", "vq_shunt_pct", "ventilation_defect_pct"], "value"].isna().all()
+    assert (table.loc["prm_emphysema_pct", "value"] < 1).all()
+    assert 2 not in np.unique(io.read_volume(tmp_path / "out" / "maps" / "prm.nii.gz").array)
 
 
 @pytest.mark.parametrize(

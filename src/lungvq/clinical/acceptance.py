@@ -181,7 +181,7 @@ def _breathing(e: Evidence) -> list[Finding]:
             f"volume change between the breath-holds{of}",
             unit="L",
             advice=effort,
-            touches=(*GEOMETRIC, "ventilation_hu"),
+            touches=(*GEOMETRIC, "ventilation_hu", "prm", "trapping"),
             high_is_good=True,
         ),
         graded("VOLUME_RATIO", ratio, (0.75, 0.95), "expiratory over inspiratory volume", advice=effort),
@@ -566,9 +566,11 @@ _MAPS_BEHIND = {
     "perfusion": ("perfusion",),
     "vq": ("ventilation", "perfusion", "vq_log2", "vq_class"),
     "prm": ("prm",),
-    **dict.fromkeys(("laa950", "laa910", "laa856", "trapping", "rvc856"), ("density",)),
+    **dict.fromkeys(("laa950", "laa910"), ("density",)),
+    **dict.fromkeys(("laa856", "trapping", "rvc856"), ("density", "trapping")),
 }
-"""What the metrics that begin with a word rest on: maps, and ``density`` for counts at fixed CT numbers."""
+"""What the metrics that begin with a word rest on: maps, ``density`` for counts at fixed CT numbers, and
+``trapping`` for what only an expiration tells."""
 
 
 def mark(metrics: pd.DataFrame, findings: list[Finding] | tuple[Finding, ...]) -> pd.DataFrame:

@@ -219,6 +219,7 @@ _TOUCH_TITLES = {
     "left": "left lung",
     "right": "right lung",
     "all": "everything",
+    "trapping": "air trapping",
 }
 
 

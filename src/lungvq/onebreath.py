@@ -1,0 +1,61 @@
+"""What two scans of one breath cannot tell, taken out of a result.
+
+Two reconstructions of one breath-hold may be run on request: then ventilation is zero within its error, and
+densities, blood mass and emphysema are what one scan tells. But what is *relative* to ventilation is relative to
+noise, and an "expiration" that is none makes healthy inspired lung, below -856 HU, look like trapped air.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from lungvq.anatomy import PRM_CLASSES
+from lungvq.result import CaseResult
+
+__all__ = ["without_breathing"]
+
+_RELATIVE = tuple(
+    f"ventilation_{name}"
+    for name in (
+        "fraction",
+        "cv",
+        "h",
+        "skewness",
+        "gini",
+        "local_cv",
+        "between",
+        "gradient",
+        "defect",
+        "high",
+    )
+)
+_TRAPPING = ("prm_normal", "prm_fsad", "laa856", "rvc856", "trapping_volume_exp")
+
+
+def without_breathing(result: CaseResult) -> CaseResult:
+    """A result of two scans without a breath between them, freed of what rests on one.
+
+    Returns
+    -------
+    CaseResult
+        With V/Q undefined, PRM that tells emphysema only (where an expiration would have to decide, it is 0) and
+        empty values of all metrics that are relative to ventilation or tell trapped air.
+    """
+    told = result.metrics.copy()
+    empty = told["metric"].map(
+        lambda name: name.startswith(("vq_", *_TRAPPING)) or _of(name, _RELATIVE)  # not ventilation_hu or _ml
+    )
+    told.loc[empty, ["value", "ci_low", "ci_high"]] = np.nan
+    maps = dict(result.maps)
+    prm = maps["prm"].array
+    maps["prm"] = maps["prm"].like(np.where(prm == PRM_CLASSES["fsad"], 0, prm).astype(prm.dtype))
+    maps["vq_class"] = maps["vq_class"].like(np.zeros_like(maps["vq_class"].array))
+    maps["vq_log2"] = maps["vq_log2"].like(np.full_like(maps["vq_log2"].array, np.nan))
+    return replace(result, maps=maps, metrics=told)
+
+
+def _of(name: str, stems: tuple[str, ...]) -> bool:
+    """Whether a metric is one of these or of their kind: the stem, or the stem and a word."""
+    return any(name == stem or name.startswith(f"{stem}_") for stem in stems)
