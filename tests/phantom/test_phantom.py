@@ -10,6 +10,7 @@ import pytest
 from scipy.spatial import cKDTree
 
 from lungvq import anatomy
+from lungvq.bench.phantom import balance
 from lungvq.errors import UsageError
 from lungvq.phantom import CASES, Physiology, make_phantom, write_phantom
 from lungvq.phantom import tissue as kinds
@@ -18,6 +19,7 @@ from lungvq.phantom.make import _grids, _scan
 from lungvq.phantom.motion import MIDDLE_X, map_points, unmap_points
 from lungvq.phantom.place import lobes_at
 from lungvq.phantom.subject import LOBE_RANGES, SAMPLE_MM, draw_body, draw_subject, sample_lungs, tissue_at
+from lungvq.phantom.tree import VESSEL_POWER
 
 STEP = (3.5, 3.0, 2.5)  # unequal: a mix-up of axes has nowhere to hide
 
@@ -372,6 +374,35 @@ def test_part_of_a_breath(phantom):
     assert expansion == pytest.approx(1)
     whole = phantom.at(1.0, points)[0]
     assert whole == pytest.approx(phantom.phi(points), abs=1e-9)
+
+
+def test_vessels_thin_where_flow_was_lost_and_nowhere_else():
+    case = CASES["cteph"]
+    full = draw_subject(replace(case, physiology=replace(case.physiology, prune=0.0)), 4)
+    thin = draw_subject(case, 4)
+    np.testing.assert_array_equal(*(tissue_at(s.tissue, s.territory, s.samples) for s in (full, thin)))
+    np.testing.assert_array_equal(thin.motion.bumps, full.motion.bumps)
+    before, after = full.trees.arteries, thin.trees.arteries
+    lost = np.any([before.subtree(branch) for branch in full.blocked], axis=0)
+    small = before.radius < 1.2
+    ratio = after.radius / before.radius
+    ends = lost & before.is_leaf
+    assert ratio[ends].min() >= 0.35**VESSEL_POWER
+    assert np.median(ratio[ends]) == pytest.approx(
+        (1 - 0.65 * 0.75) ** VESSEL_POWER, abs=0.05
+    )  # flow 0.1 to 0.4
+    assert (ratio[~lost & small & before.is_leaf] > 0.999).all()
+    assert (ratio[before.radius > 1.8] == 1).all()
+    volume = [
+        sum((t.radius**2 * t.length)[(t.radius < 1.26) & (t.lobe > 0)].sum() for t in s.trees[1:])
+        for s in (full, thin)
+    ]
+    assert 0.75 < volume[1] / volume[0] < 0.92  # 2.7 against 3.2 in patients: 0.84
+
+
+def test_pruned_lungs_keep_their_balance():
+    phantom = make_phantom("cteph", seed=2, spacing=4.0)
+    assert max(abs(part) for part in balance(phantom)) < 0.1
 
 
 def test_vessels_keep_their_mass(subject):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lungvq.anatomy import LOBES
-from lungvq.phantom.tree import AIRWAY_DIAMETER, OUTER, Tree, grow_trees
+from lungvq.phantom.tree import AIRWAY_DIAMETER, OUTER, THIN_MM, VESSEL_POWER, Tree, grow_trees, thinned
 
 SIZE = np.array([62.0, 85.0, 105.0])  # half axes of each lung, mm
 MIDDLE = 76.0  # x of the centre of the left lung
@@ -247,3 +247,19 @@ def test_the_same_seed_gives_the_same_trees(trees):
         np.testing.assert_array_equal(one.ends, other.ends)
         np.testing.assert_array_equal(one.radius, other.radius)
     assert len(grow(seed=4).airways) != len(trees.airways)
+
+
+def test_an_end_that_counts_half_thins_what_feeds_it_by_its_share():
+    """Two ends below one small branch below a large one: by hand."""
+    tree = Tree(
+        ends=np.zeros((4, 2, 3)),
+        radius=np.array([3.0, 1.0, 0.5, 0.5]),
+        lobe=np.ones(4, int),
+        parent=np.array([-1, 0, 1, 1]),
+        generation=np.array([0, 1, 2, 2]),
+        leaves=np.array([2, 2, 1, 1]),
+    )
+    assert tree.radius[0] > THIN_MM > tree.radius[1]
+    found = thinned(tree, np.array([9.0, 9.0, 1.0, 0.5])).radius
+    np.testing.assert_allclose(found, [3.0, 0.75**VESSEL_POWER, 0.5, 0.5 * 0.5**VESSEL_POWER])
+    np.testing.assert_array_equal(thinned(tree, np.ones(4)).radius, tree.radius)

@@ -56,6 +56,9 @@ class Physiology:
         Correlation lengths over which that is spread.
     flow_per_cm, dry_per_cm, blood_per_cm : (float, float)
         Relative change towards the back.
+    prune : float
+        How far vessels below 10 mm2 thin where disease takes flow away: an end that has lost all of it counts for
+        ``1 - prune`` of an end. 0: not at all, as when flow was lost just now.
     """
 
     follow: Range = (0.3, 0.8)
@@ -68,6 +71,7 @@ class Physiology:
     flow_per_cm: Range = (0.033, 0.037)
     dry_per_cm: Range = (0.011, 0.0145)
     blood_per_cm: Range = (0.029, 0.035)
+    prune: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -176,6 +180,7 @@ class CaseSettings:
 
 _EMPTYING = Disease("emphysema", flow=(0.1, 0.4), blood=(0.25, 0.5), dry=(0.2, 0.45), expansion=(1.0, 1.3))
 _SHALLOW = Breath((8.0, 14.0), (0.012, 0.025), (0.015, 0.035), 0.8, 0.25)
+_PRUNED = Physiology(prune=0.65)
 _ILL = Breath(descent_mm=(36.0, 52.0), widen=(0.06, 0.10), deepen=(0.10, 0.16))
 
 CASES: dict[str, CaseSettings] = {
@@ -183,6 +188,7 @@ CASES: dict[str, CaseSettings] = {
     "emphysema": CaseSettings(
         "emphysema of the upper lobes: low density, little expansion, little flow",
         _ILL,
+        _PRUNED,
         diseases=(
             replace(_EMPTYING, count=9, where="upper", size_mm=(16, 32)),
             replace(_EMPTYING, form="band", where="upper", texture="holes", share=0.45),
@@ -191,6 +197,7 @@ CASES: dict[str, CaseSettings] = {
     "emphysema-lower": CaseSettings(
         "panlobular emphysema of the lower lobes, as in alpha-1 antitrypsin deficiency",
         _ILL,
+        _PRUNED,
         diseases=(
             Disease(
                 "emphysema",
@@ -209,6 +216,7 @@ CASES: dict[str, CaseSettings] = {
     "emphysema-diffuse": CaseSettings(
         "centrilobular emphysema everywhere",
         _ILL,
+        _PRUNED,
         diseases=(
             Disease(
                 "emphysema",
@@ -269,7 +277,7 @@ CASES: dict[str, CaseSettings] = {
     ),
     "cteph": CaseSettings(
         "chronic thromboembolic disease: many territories, mosaic density",
-        physiology=Physiology(follow=(0.6, 0.8)),
+        physiology=replace(_PRUNED, follow=(0.6, 0.8)),
         emboli=Emboli(
             segmental=6,
             subsegmental=8,
@@ -327,6 +335,7 @@ CASES: dict[str, CaseSettings] = {
     "collateral": CaseSettings(
         "emphysema of the left upper lobe with an incomplete left fissure: collateral ventilation",
         _ILL,
+        _PRUNED,
         diseases=(
             Disease(
                 "emphysema",

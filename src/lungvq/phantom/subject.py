@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from lungvq import anatomy
 from lungvq.fissures import VALID, sample_fissures
@@ -23,7 +24,7 @@ from lungvq.phantom.place import gaps_at, lobes_at
 from lungvq.phantom.shape import Shape, carina, hilum
 from lungvq.phantom.territory import Territory, choose_emboli
 from lungvq.phantom.tissue import Tissue, composition_at
-from lungvq.phantom.tree import Trees, grow_trees
+from lungvq.phantom.tree import Tree, Trees, grow_trees, thinned
 from lungvq.phantom.waves import random_waves
 
 Floats = NDArray[np.float64]
@@ -99,6 +100,8 @@ def draw_subject(case: CaseSettings, seed: int) -> Subject:
         samples = sample_lungs(shape, motion)
     mean_flow = tissue_at(tissue, territory, samples)[:, 3].mean()
     tissue = tissue._replace(flow_scale=1 / mean_flow)
+    if case.physiology.prune > 0:
+        grown = _pruned(grown, tissue, territory, samples, case.physiology.prune)
     return Subject(
         shape, motion, tissue, territory, grown, drawn.ribs_rise, samples, drawn.completeness, blocked
     )
@@ -428,6 +431,30 @@ def _block(
             size = 0.7 * float(np.sqrt(at.var(axis=0).sum()))
             motion = _hold_back(motion, at.mean(axis=0), size, 0.0, share=factor)
     return motion, tissue._replace(blocked=True, leaf_flow=flow, leaf_blood=blood), tuple(chosen)
+
+
+def _pruned(trees: Trees, tissue: Tissue, territory: Territory, samples: Samples, prune: float) -> Trees:
+    """Arteries and veins thinner where disease took flow away: an end that lost all of it counts ``1 - prune``."""
+    spared = tissue._replace(
+        blocked=False, flow_factor=np.ones_like(tissue.flow_factor), leaf_flow=np.ones_like(tissue.leaf_flow)
+    )
+    flow, whole = (tissue_at(t, territory, samples)[:, 3] for t in (tissue, spared))
+    left = np.minimum(flow / whole, 1.0)
+
+    def thin(vessels: Tree) -> Tree:
+        kept = np.ones(len(vessels))
+        for lobe in np.unique(samples.labels):
+            mine = samples.labels == lobe
+            ends = np.flatnonzero(vessels.is_leaf & (vessels.lobe == lobe))
+            if not len(ends):
+                continue
+            nearest = cKDTree(vessels.ends[ends, 1]).query(samples.points[mine])[1]
+            count = np.bincount(nearest, minlength=len(ends))
+            lost = np.bincount(nearest, 1 - left[mine], len(ends)) / np.maximum(count, 1)
+            kept[ends] = 1 - prune * lost
+        return thinned(vessels, kept)
+
+    return trees._replace(arteries=thin(trees.arteries), veins=thin(trees.veins))
 
 
 def tissue_at(tissue: Tissue, territory: Territory, samples: Samples) -> Floats:

@@ -13,7 +13,7 @@ can be seen, and where there is no such point it is not drawn.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numba
@@ -46,6 +46,7 @@ AIRWAY_SPREAD = 0.10  # of one branch about the mean for what it feeds
 VESSEL_POWER = float(np.log(1.56) / np.log(3.36))
 VESSEL_END_MM = 0.32  # radius of an end that feeds 8 mm cubed
 VESSEL_SPREAD = 0.06
+THIN_MM = 1.78  # radius of 10 mm2: below it vessels are thinner where they feed less
 
 # Where the segments of a lobe lie in its box: from the midline outwards, front to back, base to apex.
 SEGMENTS: dict[str, dict[str, tuple[float, float, float]]] = {
@@ -135,6 +136,29 @@ class Tree:
             frontier = (self.parent >= 0) & frontier[self.parent]
             below |= frontier
         return below
+
+
+def thinned(tree: Tree, kept: Floats) -> Tree:
+    """The same tree with small vessels as thin as if each end counted for only a share of one.
+
+    Parameters
+    ----------
+    tree : Tree
+        Of vessels.
+    kept : ndarray, shape (B,)
+        The share at each end; what it holds for other branches does not matter.
+
+    Returns
+    -------
+    tree : Tree
+        Where r was c n^p of its n ends, it is c (sum of their shares)^p; vessels of 10 mm2 and more stay.
+    """
+    ends = np.where(tree.is_leaf, kept, 0.0)
+    for branch in range(len(tree) - 1, -1, -1):  # parents come before children
+        if tree.parent[branch] >= 0:
+            ends[tree.parent[branch]] += ends[branch]
+    thinner = (ends / tree.leaves) ** VESSEL_POWER
+    return replace(tree, radius=np.where(tree.radius < THIN_MM, tree.radius * thinner, tree.radius))
 
 
 class Trees(NamedTuple):
