@@ -2,7 +2,7 @@
 
 from lungvq.phantom.cases import CASES, Breath, CaseSettings, Disease, Emboli, Physiology
 from lungvq.phantom.files import write_phantom
-from lungvq.phantom.make import Phantom, Truth, make_phantom
+from lungvq.phantom.make import Phantom, Truth, make_phantom, rescan
 from lungvq.phantom.scanner import Scanner
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "Scanner",
     "Truth",
     "make_phantom",
+    "rescan",
     "write_phantom",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -142,8 +142,38 @@ def make_phantom(
     name = case if isinstance(case, str) else "custom"
     progress.stage("drawing a subject")
     subject = draw_subject(settings, seed)
-    grid_exp, grid_insp = _grids(subject, step, matrix)
     noise = [np.random.default_rng([seed, zlib.crc32(name.encode()), n]) for n in range(3)]
+    return _taken(subject, settings, (name, seed), _grids(subject, step, matrix), noise, progress)
+
+
+def rescan(phantom: Phantom, *, share: float = 1.0, draw: int = 1, progress: Progress = SILENT) -> Phantom:
+    """The same subject scanned again: other noise, and a breath in of another depth.
+
+    Parameters
+    ----------
+    share : float
+        Of the first breath, 0 to 1; lobes that slide do not slide again.
+    draw : int
+        Chooses the noise; 1 or more.
+    """
+    motion = phantom.subject.motion
+    subject = replace(phantom.subject, motion=scaled(motion, share) if share != 1 else motion)
+    number = zlib.crc32(phantom.case.encode())
+    noise = [np.random.default_rng([phantom.seed, number, n, draw]) for n in range(3)]
+    grids = phantom.exp.grid, phantom.insp.grid
+    return _taken(subject, phantom.settings, (phantom.case, phantom.seed), grids, noise, progress)
+
+
+def _taken(
+    subject: Subject,
+    settings: CaseSettings,
+    named: tuple[str, int],
+    grids: tuple[Grid, Grid],
+    noise: Sequence[np.random.Generator],
+    progress: Progress,
+) -> Phantom:
+    """Both scans of a subject and the truth about them."""
+    grid_exp, grid_insp = grids
     progress.stage("rendering the expiratory scan")
     scan = _scan(subject, grid_exp, False)
     lobes_exp, tubes_g, totals = scan.lobes, scan.tubes_g, scan.totals
@@ -169,7 +199,7 @@ def make_phantom(
         noise[2],
     )
     truth.scalars["settings"] = asdict(settings)
-    return Phantom(name, seed, settings, insp, exp, truth, subject)
+    return Phantom(*named, settings, insp, exp, truth, subject)
 
 
 def _grids(subject: Subject, step: tuple[float, ...], matrix: tuple[int, int] | None) -> tuple[Grid, Grid]:
