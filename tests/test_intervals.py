@@ -5,7 +5,16 @@ import pytest
 
 from lungvq.anatomy import LUNGS
 from lungvq.hu import Calibration
-from lungvq.intervals import CORRELATION_MM, OUTLINE, border_areas, lobe_borders, region_intervals
+from lungvq.intervals import (
+    CORRELATION_MM,
+    DOME,
+    KIND,
+    OUTLINE,
+    TOGETHER,
+    border_areas,
+    lobe_borders,
+    region_intervals,
+)
 from lungvq.quantify import BreathHold
 from lungvq.volume import Volume
 
@@ -44,14 +53,15 @@ def test_area_of_a_flat_border(hold):
 
 
 def test_a_share_is_as_sure_as_independent_cubes_make_it(hold):
-    # A second route: draw cubes of error and look at the spread of the share.
+    # A second route: draw cubes of error, make each lung add up to what it holds, and look at the spread.
     maps = made(hold, 1.0, 0.2)
     low, high = region_intervals(hold, maps)["LLL", "ventilation_fraction_pct"]
     shares = {n: float((hold.lobes.array == n).sum()) * 0.008 for n in range(1, 6)}
     cube = CORRELATION_MM["ventilation"] ** 3 / 1000
     rng = np.random.default_rng(0)
     drawn = {n: ml + 0.2 * np.sqrt(ml * cube) * rng.normal(size=20000) for n, ml in shares.items()}
-    spread = 100 * np.std(drawn[2] / sum(drawn.values()))
+    left_ml = shares[1] + shares[2]
+    spread = 100 * np.std(drawn[2] / (drawn[1] + drawn[2])) * left_ml / sum(shares.values())
     assert (low + high) / 2 == pytest.approx(100 * shares[2] / sum(shares.values()), rel=1e-5)
     assert (high - low) / 3.92 == pytest.approx(spread, rel=0.06)
 
@@ -60,7 +70,7 @@ def test_vessels_that_count_as_tissue_are_not_averaged_away(hold):
     found = region_intervals(hold, made(hold, 1.0, 1e-6))
     low, high = found["LUL", "perfusion_fraction_pct"]
     f = (low + high) / 200
-    assert (high - low) / 3.92 > 100 * 0.04 * f * (1 - f)
+    assert (high - low) / 3.92 > 100 * KIND["perfusion"] * f * (1 - f)
 
 
 def test_an_uncertain_fissure_widens_the_lobe_and_not_the_lung(hold):
@@ -70,15 +80,15 @@ def test_an_uncertain_fissure_widens_the_lobe_and_not_the_lung(hold):
     for key in (("left", "ventilation_ml"), ("both", "ventilation_ml"), ("left_upper", "ventilation_ml")):
         assert wide[key] == narrow[key]
     low, high = wide["LUL", "ventilation_ml"]
-    area_ml = 26 * 19 * 4.0 * 2 / 3 * 0.6 * 8 / 1000
+    area_ml = 26 * 19 * 4.0 * 2 / 3 * TOGETHER * 8 / 1000
     assert (high - low) / 3.92 == pytest.approx(area_ml, rel=0.1)
 
 
 def test_a_fissure_that_was_seen_is_surer_than_one_of_other_people():
     borders = lobe_borders({"left oblique": 1.0, "right oblique": 2.0})
-    assert borders["LUL"] == borders["LLL"] == pytest.approx(0.6)
-    assert borders["RLL"] == pytest.approx(1.2)
-    assert borders["RML"] == borders["RUL"] == pytest.approx(4.8)
+    assert borders["LUL"] == borders["LLL"] == pytest.approx(TOGETHER)
+    assert borders["RLL"] == pytest.approx(2 * TOGETHER)
+    assert borders["RML"] == borders["RUL"] == pytest.approx(8 * TOGETHER)
 
 
 def test_without_ventilation_there_are_no_shares_of_it_but_an_amount(hold):
@@ -100,4 +110,21 @@ def test_an_outline_errs_by_the_air_of_both_scans(hold):
             OUTLINE["ventilation"] * np.hypot(0.7, 1.2) * ml, rel=1e-3
         )
     sides = [np.diff(found[region, "ventilation_ml"])[0] for region in ("left", "right", "both")]
-    assert sides[2] == pytest.approx(np.hypot(*sides[:2]), rel=1e-3)
+    assert sides[2] == pytest.approx(sum(sides[:2]), rel=1e-3)  # one scanner, one rule: they err alike
+
+
+def test_thick_slices_blur_domes_and_bases(hold):
+    maps = made(hold, 0.0, 1e-6)
+    thin, thick = (
+        np.diff(region_intervals(hold, maps, slice_mm=mm)["left", "ventilation_ml"])[0] / 3.92
+        for mm in (1, 5)
+    )
+    ends_ml = 2 * 26 * 19 * 4.0 * DOME * 4 / 1000  # top and base; 5 mm are 4 beyond 3, in squares
+    assert np.sqrt(thick**2 - thin**2) == pytest.approx(ends_ml * 0.7 * np.sqrt(2), rel=1e-3)
+
+
+def test_a_map_that_is_made_to_add_up_cannot_be_wrong_as_a_whole(hold):
+    found = region_intervals(hold, made(hold, 1.0, 0.3))
+    sure = region_intervals(hold, made(hold, 1.0, 1e-6))
+    assert found["left", "ventilation_ml"] == pytest.approx(sure["left", "ventilation_ml"])
+    assert np.diff(found["LUL", "ventilation_ml"]) > 2 * np.diff(sure["LUL", "ventilation_ml"])

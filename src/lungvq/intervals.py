@@ -20,27 +20,32 @@ from lungvq.volume import Volume
 
 __all__ = ["CORRELATION_MM", "border_areas", "lobe_borders", "region_intervals"]
 
-CORRELATION_MM = {"ventilation": 12.0, "perfusion": 12.0}
+CORRELATION_MM = {"ventilation": 10.5, "perfusion": 12.0}
 """Side of the cubes within which the error of a map is shared, as measured on phantoms."""
 
-OUTLINE = {"ventilation": 0.0017, "perfusion": 0.003}
-"""Standard error of what a lung holds from its own outline, as a share of it, likewise: of the air of each scan, and
-of blood."""
+OUTLINE = {"ventilation": 0.0018, "perfusion": 0.003}
+"""Standard error of what a lung holds from its own outline and the scan's HU scale, as a share of it, likewise: of
+the air of each scan, and of blood."""
 
-KIND = {"ventilation": 0.0, "perfusion": 0.04}
+KIND = {"ventilation": 0.0, "perfusion": 0.035}
 """Standard error of a region's sum that no averaging takes away, as a share of it: vessels that count as tissue."""
 
 ZONE_BORDER = 0.6
 """Standard error of where a zone ends, in slices: zones move with the lung's highest and lowest slice."""
 
+DOME = 0.1
+"""Standard error of where a lung ends upwards and downwards, of the thickness of slices beyond 3 mm (in squares):
+thicker slices blur domes and bases. From two reconstructions of one breath, 1.5 and 5 mm."""
+
 PRIOR_MM = 8.0
 """How far a fissure lies from that of other people."""
 
-TOGETHER = 0.6
+TOGETHER = 0.5
 """How much of a fissure's uncertainty is a shift of the whole of it."""
 
 _Z = 1.96
 _THIN_MM = 2.0
+_THICK_MM = 3.0
 _STAIRS = 2 / 3  # faces of voxels along a slanting border have half as much again as its area
 
 
@@ -57,6 +62,15 @@ def border_areas(labels: Volume, lungs: Volume, names: Mapping[str, int]) -> dic
         for found in (a[border], b[border]):
             total += np.bincount(found, minlength=total.size) * face
     return {name: float(total[label]) for name, label in names.items()}
+
+
+def rim_areas(labels: Volume, lungs: Volume, names: Mapping[str, int]) -> dict[str, float]:
+    """Area in mm^2 of each labelled part's borders with what is no lung, upwards and downwards."""
+    total = np.zeros(max(names.values()) + 1)
+    for part, lung in ((labels.array, lungs.array), (labels.array[::-1], lungs.array[::-1])):
+        total += np.bincount(part[:-1][(lung[:-1] > 0) & (lung[1:] == 0)], minlength=total.size)
+    face = lungs.spacing[1] * lungs.spacing[2]
+    return {name: float(total[label]) * face for name, label in names.items()}
 
 
 _FISSURES = {
@@ -84,7 +98,11 @@ def lobe_borders(uncertainty_mm: Mapping[str, float]) -> dict[str, float]:
 
 
 def region_intervals(
-    hold: BreathHold, maps: Mapping[str, Volume], *, border_mm: Mapping[str, float] | None = None
+    hold: BreathHold,
+    maps: Mapping[str, Volume],
+    *,
+    border_mm: Mapping[str, float] | None = None,
+    slice_mm: float = 0.0,
 ) -> dict[tuple[str, str], tuple[float, float]]:
     """95 % intervals of the shares of ventilation and perfusion, and of ventilation in mL.
 
@@ -96,6 +114,8 @@ def region_intervals(
         ``ventilation``, ``perfusion`` and their ``_se``, on the grid of `hold`.
     border_mm : mapping of str to float, optional
         For each lobe, the standard error of where its borders with other lobes lie, as a mean over them.
+    slice_mm : float
+        Thickness of the thicker slices of both scans; at least the spacing of `hold`.
 
     Returns
     -------
@@ -104,7 +124,9 @@ def region_intervals(
 
     Notes
     -----
-    A share ``a / (a + b)`` of independent parts a and b, with variances A and B, has the variance
+    Ventilation is made to add up to the air of both scans lung by lung: what a part has too much, the rest of its
+    lung lacks; a part with the share g of its lung's volume has the variance ``(1 - g)^2 A + g^2 B`` of its own A
+    and the rest's B. A share ``a / (a + b)`` of independent parts of perfusion, with variances A and B, has
     ``((1 - f)^2 A + f^2 B) / (a + b)^2``.
     """
     steps = [max(1, round(_THIN_MM / s)) for s in hold.lungs.spacing]
@@ -118,8 +140,15 @@ def region_intervals(
         for lobe, area in border_areas(lobes, lungs, LOBES).items()
     }
     labels = {zone: number for number, zone in enumerate(ZONES, start=1)}
-    slice_mm = ZONE_BORDER * hold.lungs.spacing[0] / 1000
-    borders |= {z: slice_mm * a for z, a in border_areas(zones, lungs, labels).items()}
+    end_mm = ZONE_BORDER * hold.lungs.spacing[0]
+    borders |= {z: end_mm * a / 1000 for z, a in border_areas(zones, lungs, labels).items()}
+    dome_mm = DOME * max(max(slice_mm, hold.lungs.spacing[0]) ** 2 - _THICK_MM**2, 0.0) ** 0.5
+    rims = {
+        name: dome_mm * area / 1000
+        for part, names in ((lungs, LUNGS), (lobes, LOBES), (zones, labels))
+        for name, area in rim_areas(part, lungs, names).items()
+    }
+    rims["both"] = sum(rims[lung] for lung in LUNGS)
     hu = np.ascontiguousarray(hold.hu.array[every])
     expired = air_fraction(hold.calibrate(regions.row(hu)))
     found: dict[tuple[str, str], tuple[float, float]] = {}
@@ -127,7 +156,7 @@ def region_intervals(
         values, errors = (regions.row(maps[key].array[every]) for key in (name, f"{name}_se"))
         # A lung's outline is wrong by as much where nothing was breathed: it errs by the air of either scan.
         held = np.hypot(expired, expired + values) if name == "ventilation" else values
-        found |= _shares(regions, name, values, errors, held, borders)
+        found |= _shares(regions, name, values, errors, held, borders, rims)
     return found
 
 
@@ -138,6 +167,7 @@ def _shares(
     errors: np.ndarray,
     held: np.ndarray,
     border_ml: Mapping[str, float],
+    rim_ml: Mapping[str, float],
 ) -> dict[tuple[str, str], tuple[float, float]]:
     known = np.isfinite(values) & np.isfinite(errors)
     ml = regions.voxel_ml
@@ -149,19 +179,20 @@ def _shares(
 
     totals, outlines, squares = sums(values), sums(held), sums(errors**2)
     volumes = {r.name: float(n[0]) * ml for r, n in regions.tally(one, 1)}
-    by_name = {r.name: total for r, total in totals.items()}
+    by_name, own_square = ({r.name: v for r, v in row.items()} for row in (totals, squares))
     whole = by_name["both"]
-    whole_square = next(v for r, v in squares.items() if r.name == "both") * shared
     found = {}
     for region, total in totals.items():
-        square = squares[region] * shared
         lung = _lung_of(region.name)
-        outline = OUTLINE[name] * abs(outlines[region])
-        density = abs(total) / volumes[region.name] if volumes[region.name] else 0.0
-        edge = border_ml.get(region.name, 0.0) * density
+        per_ml = 1 / volumes[region.name] if volumes[region.name] else 0.0
+        rim = rim_ml[region.name] * per_ml
+        outline = abs(outlines[region]) * (OUTLINE[name] ** 2 + rim**2) ** 0.5
+        edge = border_ml.get(region.name, 0.0) * abs(total) * per_ml
         if name == "ventilation":
-            if region.name == "both":  # two outlines
-                outline = OUTLINE[name] * sum(v**2 for r, v in outlines.items() if r.name in LUNGS) ** 0.5
+            # A lung holds what both scans say it holds: what the map has too much of here it lacks elsewhere in it.
+            square = (
+                0.0 if region.name == "both" else shared * _of_part(region.name, lung, volumes, own_square)
+            )
             found[region.name, "ventilation_ml"] = _around(total, (square + outline**2 + edge**2) ** 0.5)
         if region.name == "both" or not whole > 0:
             continue
@@ -169,9 +200,20 @@ def _shares(
         # A lung's outline moves its own regions' share up as much as the other lung's is part of the whole.
         outline *= 1 - by_name[lung] / whole
         kind = KIND[name] * abs(total) * (1 - f)
-        parts = (1 - f) ** 2 * square, f**2 * max(whole_square - square, 0), 2 * outline**2, edge**2, kind**2
+        if name == "ventilation":
+            map_error = square
+        else:
+            rest = max(own_square["both"] - squares[region], 0)
+            map_error = shared * ((1 - f) ** 2 * squares[region] + f**2 * rest)
+        parts = map_error, outline**2, edge**2, kind**2
         found[region.name, f"{name}_fraction_pct"] = _around(100 * f, 100 * sum(parts) ** 0.5 / whole)
     return found
+
+
+def _of_part(region: str, lung: str, volumes: Mapping[str, float], squares: Mapping[str, float]) -> float:
+    """The square of a part's error where the errors of the whole lung have to add up to none."""
+    share = volumes[region] / volumes[lung] if volumes[lung] else 0.0
+    return (1 - share) ** 2 * squares[region] + share**2 * max(squares[lung] - squares[region], 0)
 
 
 def _lung_of(region: str) -> str:

@@ -145,7 +145,12 @@ def analyse(
             {**estimated.maps, "prm_median3d": _quiet_prm(inspired, expired, estimated.equally_sharp)},
             down=down,
             others={name: (e.quantity, e.method.id) for name, e in estimated.others.items()},
-            intervals=region_intervals(counted, estimated.maps, border_mm=lobe_borders(sure)),
+            intervals=region_intervals(
+                counted,
+                estimated.maps,
+                border_mm=lobe_borders(sure),
+                slice_mm=max(_slice_mm(b) for b in (inspired, expired)),
+            ),
         )
         result = _assembled(
             case, inspired, expired, registration, lobes, lobes_exp, estimated, metrics, options, given
@@ -179,6 +184,10 @@ def _counted(breath: Breath, lobes: Volume) -> BreathHold:
     carina = anatomy.bronchi.tree.carina_mm
     height = carina_height(anatomy.airways) if carina is None else float(carina[2])
     return BreathHold(breath.ct, anatomy.lungs, lobes, breath.calibrate, height)
+
+
+def _slice_mm(breath: Breath) -> float:
+    return max(breath.ct.spacing[0], slice_thickness(breath.scan.facts))
 
 
 def _small_vessels(breath: Breath) -> Volume:

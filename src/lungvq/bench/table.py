@@ -11,7 +11,7 @@ import lungvq
 from lungvq.errors import UsageError
 from lungvq.phantom import CASES
 
-__all__ = ["cases_named", "made_with", "table"]
+__all__ = ["cases_named", "made_with", "table", "voxel_size"]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -35,6 +35,23 @@ def cases_named(cases: str) -> list[str]:
     if unknown := [name for name in names if name not in CASES]:
         raise UsageError(f"no phantom case {', '.join(unknown)}; expected of {', '.join(CASES)}")
     return names
+
+
+def voxel_size(text: str) -> float:
+    """A voxel size in mm.
+
+    Raises
+    ------
+    UsageError
+        If it is not one of 0.7 to 4 mm.
+    """
+    try:
+        mm = float(text)
+    except ValueError:
+        mm = 0.0
+    if not 0.7 <= mm <= 4.0:
+        raise UsageError(f"expected a voxel size of 0.7 to 4 mm, got {text!r}")
+    return mm
 
 
 def made_with(command: str) -> str:

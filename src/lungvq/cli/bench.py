@@ -32,7 +32,9 @@ def bench(
     cache: Annotated[
         Path | None, typer.Option(help="truth: keep finished phantoms there and go on where it stopped.")
     ] = None,
-    spacing: Annotated[float, typer.Option(min=0.7, max=4.0, help="truth, phantom: voxel size in mm.")] = 1.5,
+    spacing: Annotated[
+        str, typer.Option(help="truth, phantom: voxel size in mm, 0.7 to 4; truth: also a range, 1.5-3.")
+    ] = "1.5",
     large: Annotated[
         bool, typer.Option("--large", help="phantom: also time a pair of 512 x 512 x about 400 voxels.")
     ] = False,
@@ -58,8 +60,10 @@ def bench(
         text = bench_truth(cases, seeds or 2, spacing, lambda line: typer.echo(line, err=True), cache)
     elif what == "phantom":
         from lungvq.bench.phantom import bench_phantom
+        from lungvq.bench.table import voxel_size
 
-        text = bench_phantom(cases, seeds or 50, spacing, large, tell=lambda line: typer.echo(line, err=True))
+        mm = voxel_size(spacing)
+        text = bench_phantom(cases, seeds or 50, mm, large, tell=lambda line: typer.echo(line, err=True))
     else:
         raise UsageError(f"no benchmark {what!r}; expected pipeline, truth or phantom")
     typer.echo(text)

@@ -1,0 +1,380 @@
+"""One phantom held against its truth: T0 to T9, nulls and oracles beside each accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.ndimage import distance_transform_edt
+
+from lungvq.anatomy import LOBES, LUNGS
+from lungvq.bench.truth.robust import imposed_errors, offset_cost, repeated
+from lungvq.bench.truth.seen import look, lungs_of, maps_of, rank, smoothed
+from lungvq.breath import Breath
+from lungvq.ctp import region_sigma
+from lungvq.hu import air_fraction, density
+from lungvq.intervals import lobe_borders, region_intervals
+from lungvq.match import carry_lobes
+from lungvq.pair import LungTotals, MatchedPair
+from lungvq.perfusion import perfusion_terms
+from lungvq.phantom import Phantom
+from lungvq.phantom.place import lobes_at
+from lungvq.phantom.subject import Samples, tissue_at
+from lungvq.quantify import BreathHold
+from lungvq.regional import LungField, Neighbourhoods, carry
+from lungvq.register import Registration
+from lungvq.segment.lobes import find_lobes
+from lungvq.ventilation import jacobian_gain, ventilation_terms
+from lungvq.volume import CANONICAL, Volume
+
+__all__ = ["SHELLS_MM", "Values", "measure", "pointwise"]
+
+SHELLS_MM = ((0.0, 3.0), (3.0, 10.0), (10.0, np.inf))
+LOW = 0.60
+_Z = 1.96
+
+Values = dict[str, Any]
+
+
+def measure(phantom: Phantom, tests: str = "") -> Values:
+    """Segment, register and estimate one phantom, and hold all of it against its truth.
+
+    Parameters
+    ----------
+    tests : str
+        Names of tests that take longer, of ``T2 T6 T9``: done only where asked for.
+
+    Returns
+    -------
+    dict
+        Plain numbers and lists of them. ``v5_``, ``v8_``, ``q10_``, ``m20_``: rank correlations with the truth at
+        that scale of ``map``, ``oracle`` (true motion and masks) and nulls; ``t0_``: with densities of the truth
+        itself; ``*_covered``: share of voxels, in percent, whose 95 % interval holds the truth; ``t2``, ``t6`` and
+        ``t9`` as `robust` has them.
+    """
+    seen = look(phantom)
+    insp, exp, registration = seen.insp, seen.exp, seen.registration
+    found = find_lobes(insp.ct, insp.anatomy)
+    lobes_exp = carry_lobes(registration, found.labels, exp.anatomy.lungs)
+    maps = maps_of(insp, exp, registration)
+    oracle = maps_of(seen.true_insp, seen.true_exp, seen.truly)
+    lungs, inside, truth = seen.lungs, seen.inside, seen.truth
+    values: Values = {
+        "lungs_dice": [
+            _dice(b.anatomy.lungs.array, lungs_of(t).array)
+            for b, t in ((insp, seen.lobes_insp), (exp, seen.lobes_exp))
+        ],
+        "lobes_dice": [
+            _dice(found.labels.array, seen.lobes_insp.array),
+            _dice(found.labels.array, seen.lobes_insp.array, (LOBES["RML"],)),
+        ],
+        **_motion(phantom, registration, exp.ct, inside),
+        **_jacobian(phantom, registration),
+    }
+    ideal, values_t0 = pointwise(phantom, seen.truly.lungs)
+    values |= values_t0
+    values |= _correlations(maps, oracle, truth, exp, lungs, inside)
+    values |= _coverage(maps, truth, ideal, lungs, inside)
+    values |= _changes(maps, oracle, truth, lungs, inside)
+    values |= _defects(maps, oracle, truth, exp, lungs, inside)
+    borders = lobe_borders({f.name: f.uncertainty_mm for f in found.fissures.values()})
+    blood = carry(ideal, lungs)
+    values |= _shares(maps, {**truth, "blood": blood}, exp, lobes_exp, seen.lobes_exp, lungs, borders)
+    asked = tests.split()
+    if "T2" in asked:
+        values["t2"] = imposed_errors(seen)
+    if "T6" in asked:
+        values["t6"] = offset_cost(seen, maps)
+    if "T9" in asked:
+        values["t9"] = repeated(seen, maps)
+    return values
+
+
+def _motion(phantom: Phantom, found: Registration, ct: Volume, inside: np.ndarray) -> Values:
+    points = ct.grid.world(np.argwhere(inside))
+    error = np.linalg.norm(found.displacement.sample(points) - (phantom.phi(points) - points), axis=1)
+    depth = distance_transform_edt(inside, sampling=ct.spacing)[inside]
+    said = found.expected_error.sample(points)
+    some = np.isfinite(said)
+    return {
+        "motion_mean": float(error.mean()),
+        "motion_p95": float(np.percentile(error, 95)),
+        "motion_shells": [float(error[(depth > a) & (depth <= b)].mean()) for a, b in SHELLS_MM],
+        "motion_said": float(np.sqrt((said[some] ** 2).mean() / (error[some] ** 2).mean())),
+        "motion_rank": rank(said[some][::20], error[some][::20]),
+    }
+
+
+def _jacobian(phantom: Phantom, found: Registration) -> Values:
+    """J and its standard error at the scale of `Registration.jacobian`, on the working grid."""
+    lungs = lungs_of(phantom.truth.lobes_exp.reorient(CANONICAL).resample_labels(found.lungs.grid))
+    true = lungs.array > 0
+    raw = np.zeros(lungs.shape, np.float32)
+    raw[true] = phantom.jacobian_at(lungs.grid.world(np.argwhere(true)))
+    smooth = carry(Neighbourhoods(lungs, 4.0).mean(raw), lungs)
+    both = true & (found.lungs.array > 0)
+    error = found.jacobian.array[both] - smooth[both]
+    return {
+        "j_r": float(np.corrcoef(found.jacobian.array[both], smooth[both])[0, 1]),
+        "j_rms_pct": 100 * float(np.sqrt((error**2).mean()) / smooth[both].mean()),
+        "j_covered": _covered(error, found.jacobian_se.array[both]),
+    }
+
+
+def pointwise(phantom: Phantom, lungs: Volume) -> tuple[LungField, Values]:
+    """T0: true motion, and densities of the tissue itself without scanner or vessels. Also the true blood mass.
+
+    `lungs` are the true ones at expiration, on any grid in canonical order.
+    """
+    inside = lungs.array > 0
+    points = lungs.grid.world(np.argwhere(inside))
+    subject = phantom.subject
+    labels, depth, fissure, jac = lobes_at(subject.shape, subject.motion, np.ascontiguousarray(points, float))
+    parts = tissue_at(subject.tissue, subject.territory, Samples(points, labels, depth, fissure, jac))
+    exp = parts[:, 0] + parts[:, 1]
+    change = parts[:, 2]
+    insp = (exp + change) / jac
+
+    def full(row: np.ndarray) -> Volume:
+        array = np.zeros(lungs.shape, np.float32)
+        array[inside] = row
+        return lungs.like(array)
+
+    totals = []
+    for volume, mass in ((jac, jac * insp), (np.ones_like(jac), exp)):
+        of = {}
+        for name, label in LUNGS.items():
+            here = lungs.array[inside] == label
+            ml, g = (float(x[here].sum()) * lungs.voxel_ml for x in (volume, mass))
+            of[name] = LungTotals(ml, ml - g, g)
+        totals.append(of)
+    sure = lungs.like(np.zeros(lungs.shape, np.float32))
+    hu = full(1000 * (exp - 1)), full(1000 * (insp - 1))
+    pair = MatchedPair(hu[0], hu[1], full(jac), lungs, totals[0], totals[1], 0.0, 0.0, sure)
+    air, blood = ventilation_terms(pair), perfusion_terms(pair)
+    gain = jac * air_fraction(1000 * (insp - 1)) - air_fraction(1000 * (exp - 1))
+    near, far = Neighbourhoods(lungs, 5.0), Neighbourhoods(lungs, region_sigma(20.0))
+
+    def at(field: Any) -> np.ndarray:
+        return carry(field, lungs)[inside]
+
+    v, v_true = at(air.air_insp) - at(air.air_exp), at(near.mean(full(gain).array))
+    j = jacobian_gain(at(air.jacobian)) - at(near.mean(full(change).array))
+    m, m_true = at(blood.change), at(far.mean(full(change).array))
+    gained = sum(totals[0][n].air_ml - totals[1][n].air_ml for n in LUNGS)
+    size = float(np.sqrt((m_true**2).mean()))
+    return blood.blood, {
+        "t0_v": rank(v[::20], v_true[::20]),
+        "t0_j": rank(j[::20], v_true[::20]),
+        "t0_v_bias_pct": 100 * float(v.mean() / v_true.mean() - 1),
+        "t0_j_bias_pct": 100 * float(j.mean() / v_true.mean() - 1),
+        "t0_m_error_pct": 100 * float(np.sqrt(((m - m_true) ** 2).mean())) / size if size > 1e-6 else 0.0,
+        "t0_sum_pct": 100 * abs(float(gain.sum()) * lungs.voxel_ml / gained - 1),
+    }
+
+
+def _correlations(
+    maps: Mapping[str, np.ndarray],
+    oracle: Mapping[str, np.ndarray],
+    truth: Mapping[str, np.ndarray],
+    exp: Breath,
+    lungs: Volume,
+    inside: np.ndarray,
+) -> Values:
+    """Rank correlations with the truth, nulls beside."""
+    height = np.broadcast_to(np.arange(exp.ct.shape[1], dtype=np.float32)[None, :, None], exp.ct.shape)
+    values: Values = {}
+    own = 5.0  # mm, of the maps
+    for prefix, scale, true, names in (
+        (
+            "v5",
+            5.0,
+            "ventilation",
+            ("ventilation", "ventilation_hybrid", "ventilation_hu", "ventilation_jacobian"),
+        ),
+        (
+            "v8",
+            8.0,
+            "ventilation",
+            ("ventilation", "ventilation_hybrid", "ventilation_hu", "ventilation_jacobian"),
+        ),
+        ("q10", 10.0, "perfusion", ("perfusion",)),
+    ):
+        target = smoothed(truth[true], lungs, scale)
+        more = np.sqrt(scale**2 - own**2)
+
+        def r(array: np.ndarray, sigma: float, target: np.ndarray = target) -> float:
+            at = smoothed(array, lungs, sigma) if sigma > 0 else array
+            return rank(at[inside][::20], target[inside][::20])
+
+        values[f"{prefix}_map"], values[f"{prefix}_oracle"] = (
+            r(maps[names[0]], more),
+            r(oracle[names[0]], more),
+        )
+        for name in names[1:]:
+            values[f"{prefix}_{name.removeprefix('ventilation_')}"] = r(maps[name], more)
+        values[f"{prefix}_density"] = r(exp.ct.array.astype(np.float32), scale)
+        values[f"{prefix}_height"] = r(height, 0)
+    target = smoothed(truth["perfusion"], lungs, region_sigma(20.0))
+    for kind, source in (("map", maps), ("oracle", oracle)):
+        values[f"ctp_flow_{kind}"] = rank(np.abs(source["perfusion_ctp"])[inside][::20], target[inside][::20])
+    return values
+
+
+def _covered(error: np.ndarray, standard_error: np.ndarray) -> float:
+    """Percent of errors within 1.96 standard errors."""
+    known = np.isfinite(error) & np.isfinite(standard_error)
+    return 100 * float((np.abs(error[known]) <= _Z * standard_error[known]).mean())
+
+
+def _coverage(
+    maps: Mapping[str, np.ndarray],
+    truth: Mapping[str, np.ndarray],
+    ideal: LungField,
+    lungs: Volume,
+    inside: np.ndarray,
+) -> Values:
+    v = smoothed(truth["ventilation"], lungs, 5.0)
+    m = smoothed(truth["mass_change"], lungs, region_sigma(20.0))
+    blood, q = carry(ideal, lungs)[inside], maps["perfusion"][inside]
+    known = np.isfinite(blood) & np.isfinite(q)
+    q_error = q[known] / q[known].mean() - blood[known] / blood[known].mean()
+    return {
+        "q_covered": _covered(q_error, maps["perfusion_se"][inside][known]),
+        "q_rms": float(np.sqrt((q_error**2).mean())),
+        "q_said": float(np.sqrt(np.nanmean(maps["perfusion_se"][inside] ** 2))),
+        "v_covered": _covered((maps["ventilation"] - v)[inside], maps["ventilation_se"][inside]),
+        "v_rms": float(np.sqrt(np.nanmean((maps["ventilation"] - v)[inside] ** 2))),
+        "m_covered": _covered((maps["perfusion_ctp"] - m)[inside], maps["perfusion_ctp_se"][inside]),
+    }
+
+
+def _changes(
+    maps: Mapping[str, np.ndarray],
+    oracle: Mapping[str, np.ndarray],
+    truth: Mapping[str, np.ndarray],
+    lungs: Volume,
+    inside: np.ndarray,
+) -> Values:
+    """The mass change by regions of 20 mm: what was there, what was found, what the true motion finds."""
+    true = smoothed(truth["mass_change"], lungs, region_sigma(20.0))
+    step = [max(1, round(20.0 / s)) for s in lungs.spacing]
+    nodes = tuple(slice(n // 2, None, n) for n in step)
+    some = inside[nodes]
+    rows = [x[nodes][some] for x in (true, maps["perfusion_ctp"], oracle["perfusion_ctp"])]
+    change, error = maps["perfusion_ctp"][inside], maps["perfusion_ctp_se"][inside]
+    clear = np.abs(change) > 2 * error
+    signed = clear & (true[inside] != 0)
+    return {
+        "m_regions": [[round(float(x), 5) for x in row] for row in rows],
+        "m_below_pct": 100 * float(1 - clear.mean()),
+        "m_sign_pct": 100 * float((np.sign(change) == np.sign(true[inside]))[signed].mean())
+        if signed.any()
+        else None,
+        "m20_map": rank(change[::20], true[inside][::20]),
+        "m20_oracle": rank(oracle["perfusion_ctp"][inside][::20], true[inside][::20]),
+    }
+
+
+def _defects(
+    maps: Mapping[str, np.ndarray],
+    oracle: Mapping[str, np.ndarray],
+    truth: Mapping[str, np.ndarray],
+    exp: Breath,
+    lungs: Volume,
+    inside: np.ndarray,
+) -> Values:
+    """Dice of what lies below 60 % of the mean; classes of the truth (rows) by ours (columns), in percent."""
+    low: dict[str, dict[str, np.ndarray]] = {}
+    dense = smoothed(exp.ct.array.astype(np.float32), lungs, 5.0)[inside]
+    for name in ("ventilation", "perfusion"):
+        of = {"truth": smoothed(truth[name], lungs, 5.0), "map": maps[name], "oracle": oracle[name]}
+        rows = {kind: array[inside] for kind, array in of.items()}
+        known = np.logical_and.reduce([np.isfinite(row) for row in rows.values()])
+        low[name] = {kind: (row < LOW * row[known].mean()) & known for kind, row in rows.items()}
+        # As much lung as is low in truth, of the lowest density.
+        low[name]["null"] = dense < np.quantile(dense, low[name]["truth"].mean())
+    values: Values = {}
+    for name, kinds in low.items():
+        there = kinds["truth"].mean()
+        values[f"{name}_low_pct"] = 100 * float(there)
+        for kind in ("map", "oracle", "null"):
+            both = (kinds["truth"] & kinds[kind]).sum()
+            values[f"{name}_dice_{kind}"] = float(2 * both / max(kinds["truth"].sum() + kinds[kind].sum(), 1))
+    classes = [2 * k["ventilation"] + k["perfusion"] for k in _by_kind(low, ("truth", "map"))]
+    values["confusion"] = np.round(
+        100 * np.bincount(4 * classes[0] + classes[1], minlength=16) / classes[0].size, 2
+    ).tolist()
+    return values
+
+
+def _by_kind(
+    low: Mapping[str, Mapping[str, np.ndarray]], kinds: Sequence[str]
+) -> list[dict[str, np.ndarray]]:
+    return [{name: of[kind].astype(np.intp) for name, of in low.items()} for kind in kinds]
+
+
+def _shares(
+    maps: Mapping[str, np.ndarray],
+    truth: Mapping[str, np.ndarray],
+    exp: Breath,
+    lobes: Volume,
+    true_lobes: Volume,
+    lungs: Volume,
+    borders: Mapping[str, float],
+) -> Values:
+    """Shares of lobes in percent, by our lobes and the true ones, and of nulls; and which intervals hold."""
+    own = exp.anatomy.lungs
+    nearest = carry_true_lobes(true_lobes, own)
+    mass = density(exp.calibrate(exp.ct.array))
+
+    def of(array: np.ndarray, labels: Volume) -> list[float]:
+        sums = np.array([np.nansum(array[labels.array == n], dtype=np.float64) for n in LOBES.values()])
+        return [float(x) for x in 100 * sums / sums.sum()]
+
+    values: Values = {
+        "share_volume": of(np.ones(own.shape), lobes),
+        "share_density": of(mass, lobes),
+    }
+    for name, short in (("ventilation", "v"), ("perfusion", "q")):
+        values[f"share_{short}_true"] = of(truth[name], true_lobes)
+        values[f"share_{short}"] = of(maps[name], lobes)
+        values[f"share_{short}_given"] = of(maps[name], nearest)
+    volumes = {n: own.like(maps[n]) for n in ("ventilation", "ventilation_se", "perfusion", "perfusion_se")}
+    true_hold = BreathHold(exp.ct, lungs, true_lobes, exp.calibrate)
+    held: dict[str, list[bool]] = {}
+    for kind, labels, border in (("own", lobes, borders), ("given", nearest, {})):
+        hold = BreathHold(exp.ct, own, labels, exp.calibrate)
+        said = region_intervals(hold, volumes, border_mm=border)
+        regions = true_hold.regions()
+        row, tissue = regions.row(truth["ventilation"]), regions.row(truth["blood"])
+        for region, where in regions:
+            if region.name == "both":
+                continue
+            group = "lobes" if region.name in LOBES else "zones" if region.zone_def else "lungs"
+            if group != "lobes" and kind == "given":
+                continue
+            share, ml = 100 * float(row[where].sum() / row.sum()), float(row[where].sum()) * regions.voxel_ml
+            for key, true in ((f"{group}_{kind}", share), (f"{group}_{kind}_ml", ml)):
+                metric = "ventilation_ml" if key.endswith("_ml") else "ventilation_fraction_pct"
+                low, high = said[region.name, metric]
+                held.setdefault(key, []).append(bool(low <= true <= high))
+            if group == "lobes":
+                blood = 100 * float(np.nansum(tissue[where]) / np.nansum(tissue))
+                low, high = said[region.name, "perfusion_fraction_pct"]
+                held.setdefault(f"blood_{kind}", []).append(bool(low <= blood <= high))
+    return values | {"held": held}
+
+
+def carry_true_lobes(true_lobes: Volume, lungs: Volume) -> Volume:
+    """The true lobes within lungs that differ from the true ones by a rim: the nearest lobe there."""
+    index = distance_transform_edt(true_lobes.array == 0, return_distances=False, return_indices=True)
+    return lungs.like(np.where(lungs.array > 0, true_lobes.array[tuple(index)], 0).astype(np.uint8))
+
+
+def _dice(a: np.ndarray, b: np.ndarray, labels: tuple[int, ...] | None = None) -> float:
+    labels = labels or tuple(np.unique(b[b > 0]).tolist())
+    return float(
+        np.mean([2 * ((a == n) & (b == n)).sum() / max((a == n).sum() + (b == n).sum(), 1) for n in labels])
+    )
