@@ -45,49 +45,70 @@ def prm_class(hu_insp: np.ndarray, hu_exp: np.ndarray) -> np.ndarray:
     return np.where(valid, classes, 0).astype(np.uint8)
 
 
-@numba.njit(parallel=True, cache=True)
-def median_filter(array, mask, depth):
-    """Median of `array` (K, J, I) over 3 x 3 voxels in `depth` slices, where `mask` is set; itself elsewhere.
+def median_filter(array: np.ndarray, mask: np.ndarray, depth: int) -> np.ndarray:
+    """Median of `array` over 3 x 3 voxels in `depth` slices, where `mask` is set; itself elsewhere.
 
     Parameters
     ----------
+    array : ndarray of int16, shape (K, J, I)
+    mask : ndarray of bool, the same shape
     depth : int
         Odd: 1 in-plane, 3 in space.
 
     Returns
     -------
-    ndarray
-        Of the type of `array`: of an odd number of values the median is one of them. Beyond the edges of the
-        array lies what lies at them.
+    ndarray of int16
+        Beyond the edges of the array lies what lies at them.
+
+    Examples
+    --------
+    >>> row = np.array([[[1, 9, 2, 3]]], np.int16)
+    >>> median_filter(row, row > 2, 1).tolist()
+    [[[1, 2, 2, 3]]]
     """
     out = array.copy()
-    nk, nj, ni = array.shape
-    reach, half = depth // 2, (depth * 9 + 1) // 2
-    for k in numba.prange(nk):
-        lowest = np.empty(half, array.dtype)  # of the window so far, in order: the last of them is the median
-        for j in range(nj):
-            for i in range(ni):
-                if not mask[k, j, i]:
-                    continue
-                n = 0
-                for a in range(k - reach, k + reach + 1):
-                    for b in range(j - 1, j + 2):
-                        for c in range(i - 1, i + 2):
-                            value = array[
-                                min(max(a, 0), nk - 1), min(max(b, 0), nj - 1), min(max(c, 0), ni - 1)
-                            ]
-                            if n == half:
-                                if value >= lowest[half - 1]:
-                                    continue
-                                n -= 1
-                            at = n
-                            while at > 0 and lowest[at - 1] > value:
-                                lowest[at] = lowest[at - 1]
-                                at -= 1
-                            lowest[at] = value
-                            n += 1
-                out[k, j, i] = lowest[half - 1]
+    lowest, highest = int(array.min()), int(array.max())
+    _medians(array, mask, depth, lowest, (highest - lowest).bit_length(), out)
     return out
+
+
+@numba.njit(parallel=True, cache=True)
+def _medians(array, mask, depth, lowest, bits, out):
+    """Write medians into `out`, a row at a time and bit by bit, so that each step is one for many voxels.
+
+    The median is the largest number that no more than half of the values are below.
+    """
+    nk, nj, ni = array.shape
+    half, shift = 9 * depth // 2, lowest + 32768  # values less the shift, and what is tried, fit int16
+    for row in numba.prange(nk * nj):
+        k, j = row // nj, row % nj
+        first, last = 0, ni
+        while first < last and not mask[k, j, first]:
+            first += 1
+        while first < last and not mask[k, j, last - 1]:
+            last -= 1
+        size = last - first
+        lines = np.empty((3 * depth, size + 2), np.int16)
+        found, trial, below = np.empty((3, size), np.int16)
+        for n in range(3 * depth):
+            a, b = min(max(k + n // 3 - depth // 2, 0), nk - 1), min(max(j + n % 3 - 1, 0), nj - 1)
+            for i in range(size + 2):
+                lines[n, i] = array[a, b, min(max(first + i - 1, 0), ni - 1)] - shift
+        for i in range(size):
+            found[i] = -32768
+        for bit in range(bits - 1, -1, -1):
+            for i in range(size):
+                trial[i] = found[i] + (1 << bit)
+                below[i] = 0
+            for n in range(9 * depth):
+                for i in range(size):
+                    below[i] += lines[n // 3, i + n % 3] < trial[i]
+            for i in range(size):
+                if below[i] <= half:
+                    found[i] = trial[i]
+        for i in range(size):
+            if mask[k, j, first + i]:
+                out[k, j, first + i] = found[i] + shift
 
 
 def prm_map(
