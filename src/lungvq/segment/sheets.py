@@ -23,6 +23,8 @@ Floats = NDArray[np.float32]
 
 WIDTH_MM = 1.0
 """Sd of the Gaussian under the second derivatives, at least; a fissure is 0.5 mm thick, a voxel about 1 mm."""
+WIDTH_VOXELS = 0.6
+"""The same in longest edges of a voxel: all directions are smoothed alike, or thick slices would turn the normals."""
 CLIP_HU = 200.0
 """What stands out from the lung by more is a vessel and counts no more than this."""
 LIMIT_HU_MM2 = 5.0
@@ -95,7 +97,7 @@ def find_sheets(flat: Volume, labels: NDArray[np.uint8]) -> Sheets:
         return Sheets(nothing, nothing, nothing[:, 0], nothing[:, 0], np.zeros(0, np.uint8))
     spacing = flat.spacing
     coarse = max(1.0, float(np.exp(np.mean(np.log(spacing)))))
-    sigma = [max(WIDTH_MM / s, 0.6) for s in spacing]
+    sigma = [max(WIDTH_MM, WIDTH_VOXELS * max(spacing)) / s for s in spacing]
     smooth = ndimage.gaussian_filter(flat.array, sigma)
     deep = erode(labels > 0, max(UNDER_PLEURA_MM, 1.01 * coarse), spacing)
     where, normals, shift = _candidates(smooth, deep, np.array(spacing), LIMIT_HU_MM2 / coarse)
