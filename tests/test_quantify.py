@@ -82,6 +82,18 @@ def test_volumes_and_masses_are_those_of_the_boxes(case):
     assert value(table, "both", "mass_insp_g") == pytest.approx(0.15 * (27 * 80 + 21 * 72) * ML)
 
 
+def test_zones_at_inspiration_add_up_to_each_lung_whatever_the_map_of_the_change_sums_to(case):
+    lungs, lobes, maps = case
+    maps["perfusion_ctp"].array[lungs.array > 0] -= 0.01  # 0.01 g/mL too little everywhere
+    table = quantify("c", breath(lungs, lobes, -700), breath(lungs, lobes, -850), maps)
+    for lung in ("left", "right"):
+        zones = [zone for zone in ZONES if zone.startswith(lung)]
+        for metric in ("mass_insp_g", "volume_exp_ml", "mass_exp_g"):
+            assert sum(value(table, z, metric) for z in zones) == pytest.approx(
+                value(table, lung, metric), rel=1e-5
+            )
+
+
 def test_fractions_add_to_100_and_sums_to_the_whole(case):
     lungs, lobes, maps = case
     table = quantify("c", breath(lungs, lobes, -700), breath(lungs, lobes, -850), maps)

@@ -201,6 +201,13 @@ _COUNTS = (
         "depends on the effort of both breaths",
     ),
     (
+        "mass_carried@1",
+        "mass and air of a part at inspiration: mass at expiration and its change, each lung scaled to its mask's",
+        "g, mL",
+        "own",
+        "as mass_change@1",
+    ),
+    (
         "prm@1",
         "PRM classes after a median of 3 x 3 voxels in-plane, CT numbers within -1000 to -500 HU",
         "%",

@@ -176,7 +176,6 @@ WORSE = [
     ("REGISTRATION_JACOBIAN", "registration.both.jacobian_p99", 12.0, "FAIL"),
     ("VOLUME_CLOSURE_LEFT", "registration.left.closure", 1.08, "WARN"),
     ("VOLUME_CLOSURE_RIGHT", "registration.right.closure", 0.8, "FAIL"),
-    ("LOBE_SHARE", "lobe_ml", {"LUL": 1350, "LLL": 1100, "RUL": 1000, "RML": 150, "RLL": 1400}, "WARN"),
     ("LOBE_MISSING", "lobe_ml", {"LUL": 1200, "LLL": 1100, "RUL": 1100, "RML": 0, "RLL": 1600}, "FAIL"),
     ("LOBE_ORDER", "lobe_exp_ml", {"LUL": 700, "LLL": 500, "RUL": 700, "RML": 280, "RLL": 420}, "WARN"),
     ("UNDEFINED_PERFUSION", "undefined_pct", {"ventilation": 0.5, "perfusion": 15.0}, "WARN"),

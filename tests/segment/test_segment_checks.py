@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lungvq.segment._checks import LOBE_SHARES, check_lobes, check_lungs
+from lungvq.segment._checks import LOBE_SHARES, _check_truncation, check_lobes, check_lungs
 from lungvq.volume import Volume
 
 AFFINE = np.array([[0, 0, 2.5, -100], [0, 2.5, 0, -80], [2.5, 0, 0, 5], [0, 0, 0, 1]])
@@ -34,6 +34,31 @@ def test_whole_lungs_pass():
     codes = found(*chest())
     assert {"LUNG_SHAPE", "NO_LOOSE_AIR", "LUNG_REACHES_RIBS", "LUNG_COMPLETE", "LUNG_RATIO"} <= codes.keys()
     assert all(f.severity == "PASS" for f in codes.values())
+
+
+@pytest.mark.parametrize(
+    ("cut", "share", "severity"),
+    [
+        (np.s_[:, :, :], 0, "PASS"),
+        (np.s_[6:, :, :], 100, "FAIL"),  # both lungs end at the first slice
+        (np.s_[6:50, :, :], 100, "FAIL"),  # above as well: not 200 %
+        (np.s_[:, :, 10:], 100, "FAIL"),
+    ],
+)
+def test_a_cut_lung_is_told_with_its_share_and_its_numbers_are_withheld(cut, share, severity):
+    ct, lungs = chest()
+    part = ct.like(ct.array), np.ascontiguousarray(lungs[cut])
+    finding = _check_truncation(Volume(np.ascontiguousarray(part[0].array[cut]), AFFINE), part[1])
+    assert (finding.severity, round(finding.value)) == (severity, share)
+    assert finding.touches == (("both", "left", "right") if severity == "FAIL" else ())
+
+
+def test_a_lung_cut_at_its_tip_is_a_warning():
+    ct, lungs = chest()
+    lungs[0:5, 20:24, 10:20] = 2  # a tip of 40 of the largest section's 2312 voxels reaches the first slice
+    finding = _check_truncation(ct, lungs)
+    assert (finding.severity, finding.touches) == ("WARN", ("all",))
+    assert finding.value == pytest.approx(100 * 40 / 2312, abs=0.01)
 
 
 def test_holes_and_pieces_are_told():

@@ -91,7 +91,8 @@ def quantify(
     """
     expired, inspired = exp.regions(), insp.regions()
     rows = [*scan_rows(exp, expired, "exp"), *scan_rows(insp, inspired, "insp")]
-    rows += carried_rows(exp, expired, maps["jacobian"], maps["perfusion_ctp"])
+    weighed = {r.region: r.value for r in rows if r.metric == "mass_insp_g"}
+    rows += carried_rows(exp, expired, maps["jacobian"], maps["perfusion_ctp"], weighed)
     rows += ratio_rows(rows)
     air = next(r.value for r in rows if r.region == "both" and r.metric == "air_exp_ml")
     rows += function_rows(expired, maps, air, down, others)

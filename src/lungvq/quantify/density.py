@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from lungvq.anatomy import LUNGS
 from lungvq.clinical.density import PERCENTILES, low_attenuation_pct, percentile_hu, trapping_volume_pct
 from lungvq.clinical.prm import EMPHYSEMA_HU, TRAPPING_HU, median_filter
 from lungvq.hu import density
@@ -95,7 +96,9 @@ def scan_rows(breath: BreathHold, regions: Regions, hold: str) -> Iterator[Row]:
             yield region.row(metric, least, "%", "threshold_median3d@1", 0)
 
 
-def carried_rows(breath: BreathHold, regions: Regions, jacobian: Volume, change: Volume) -> Iterator[Row]:
+def carried_rows(
+    breath: BreathHold, regions: Regions, jacobian: Volume, change: Volume, mass_insp_g: Mapping[str, float]
+) -> Iterator[Row]:
     """Inspiratory volume, mass and air of expiratory regions: the only meaning a zone's can have.
 
     Parameters
@@ -104,17 +107,25 @@ def carried_rows(breath: BreathHold, regions: Regions, jacobian: Volume, change:
         The expiration.
     jacobian, change : Volume
         Inspiratory volume, and mass gained, per mL of expiratory lung; nothing is added where they are NaN.
+    mass_insp_g : dict of str to float
+        What each lung weighs on the inspiration, keyed ``left`` and ``right``. Masses are scaled to it: the map of
+        the change is an average that counts the rim of a lung less than it weighs, by some 1 % of the lung.
     """
     volume = np.nan_to_num(regions.row(jacobian.array))
-    mass = density(breath.calibrate(regions.row(breath.hu.array))) + regions.row(change.array)
+    mass = density(breath.calibrate(regions.row(breath.hu.array))) + np.nan_to_num(regions.row(change.array))
+    for lung, label in LUNGS.items():
+        own = regions.lung == label
+        carried = float(mass[own].sum(dtype=np.float64)) * regions.voxel_ml
+        if carried > 0:
+            mass[own] *= np.float32(mass_insp_g.get(lung, carried) / carried)
     alike = np.zeros(volume.shape, np.int32)
-    sums = (regions.tally(alike, 1, weights) for weights in (volume, np.nan_to_num(mass)))
+    sums = (regions.tally(alike, 1, weights) for weights in (volume, mass))
     for (region, ml), (_, g) in zip(*sums, strict=True):
         volume_ml, mass_g = float(ml[0]) * regions.voxel_ml, float(g[0]) * regions.voxel_ml
         default = int(bool(region.zone_def))
         yield region.row("volume_insp_ml", volume_ml, "mL", "jacobian@1", default)
-        yield region.row("mass_insp_g", mass_g, "g", "mass_change@1", default)
-        yield region.row("air_insp_ml", volume_ml - mass_g, "mL", "mass_change@1", default)
+        yield region.row("mass_insp_g", mass_g, "g", "mass_carried@1", default)
+        yield region.row("air_insp_ml", volume_ml - mass_g, "mL", "mass_carried@1", default)
 
 
 def ratio_rows(rows: Iterable[Row]) -> Iterator[Row]:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from lungvq.anatomy import LEFT, LOBES, LUNG_OF_LOBE, LUNGS, RIGHT
-from lungvq.findings import Finding, passed, warn
+from lungvq.findings import Finding, fail, passed, warn
 from lungvq.segment._coarse import box_around, dilate, erode
 from lungvq.volume import Volume
 
@@ -16,6 +16,7 @@ ASYMMETRIC_RATIO = 0.55
 MISSING_ML = 8.0
 SMALL_ML = 800.0
 TRUNCATED_PCT = 1.0
+LARGELY_CUT_PCT = 14.0  # of the cross-section: about 2 % of the volume
 OPACITY_PCT = 15.0
 HOLES_PCT = 1.0
 SCATTERED_PCT = 5.0
@@ -131,44 +132,48 @@ def _check_total(total: float) -> Finding:
 
 
 def _check_truncation(ct: Volume, lungs: NDArray[np.uint8]) -> Finding:
-    """How much of the lungs' surface is the border of the image (or of padding), not the pleura."""
+    """How much of the lungs ends at the border of the image (or of padding), not at the pleura.
+
+    The cut on each side is held against the largest cross-section of the lungs in that direction, and the worst side
+    counts: at 100 % it goes through the middle. Towards apex and base the cross-section grows about evenly, so a
+    lung cut where that is a share a of the largest lacks some a squared of its volume.
+    """
     mask = lungs > 0
-    faces = {
-        "below": int(mask[0].sum()),
-        "above": int(mask[-1].sum()),
-        "in front": int(mask[:, 0].sum()),
-        "behind": int(mask[:, -1].sum()),
-        "on the right": int(mask[:, :, 0].sum()),
-        "on the left": int(mask[:, :, -1].sum()),
+    sections = [mask.sum(axis=tuple(n for n in range(3) if n != axis)) for axis in range(3)]
+    largest = [max(float(s.max()), 1.0) for s in sections]
+    ends = (("below", "above"), ("in front", "behind"), ("on the right", "on the left"))
+    cut = {
+        name: float(section[end]) / most
+        for names, section, most in zip(ends, sections, largest, strict=True)
+        for name, end in zip(names, (0, -1), strict=True)
     }
-    dz, dy, dx = ct.spacing
     lowest = ct.array.min(axis=0)
     padding = (lowest == ct.array.max(axis=0)) & (lowest < -1010)
     rim = ndimage.binary_dilation(padding) & ~padding
-    area = dict(zip(faces, (dy * dx, dy * dx, dz * dx, dz * dx, dz * dy, dz * dy), strict=True))
-    cut = {face: count * area[face] for face, count in faces.items()}
-    cut["at the edge of the field of view"] = int(mask[:, rim].sum()) * dz * (dy + dx) / 2
-    # Against the largest cross-sections, so that 100 % means a lung cut through its middle.
-    largest = max(float(mask.sum(axis=(1, 2)).max()) * dy * dx, 1.0)
-    share = 100 * sum(cut.values()) / largest
-    where = " and ".join(face for face, a in cut.items() if a > 0.005 * largest)
-    if share > TRUNCATED_PCT:
+    _, dy, dx = ct.spacing
+    # The rim runs at all angles: against the largest sagittal section.
+    sagittal = largest[2] * dy
+    cut["at the edge of the field of view"] = min(float(mask[:, rim].sum()) * (dy + dx) / 2 / sagittal, 1.0)
+    share = 100 * max(cut.values())
+    where = " and ".join(face for face, a in cut.items() if a > 0.005)
+    told = {"value": round(share, 2), "unit": "%"}
+    if share <= TRUNCATED_PCT:
+        return passed("LUNG_COMPLETE", "Both lungs lie within the scan.", limit=TRUNCATED_PCT, **told)
+    message = (
+        f"The scan cuts the lungs {where}: the cut is {share:.0f} % of their largest cross-section there"
+    )
+    advice = "Volumes and shares of the cut lung are too small by an unknown part."
+    if share <= LARGELY_CUT_PCT:
         return warn(
-            "LUNG_TRUNCATED",
-            f"The scan cuts the lungs {where or 'at its border'}: "
-            f"the cut is {share:.0f} % of their largest cross-section.",
-            value=round(share, 2),
-            limit=TRUNCATED_PCT,
-            unit="%",
-            advice="Volumes and shares of the cut lung are too small by an unknown part.",
-            touches=("all",),
+            "LUNG_TRUNCATED", f"{message}.", limit=TRUNCATED_PCT, advice=advice, touches=("all",), **told
         )
-    return passed(
-        "LUNG_COMPLETE",
-        "Both lungs lie within the scan.",
-        value=round(share, 2),
-        limit=TRUNCATED_PCT,
-        unit="%",
+    return fail(
+        "LUNG_TRUNCATED",
+        f"{message}, so that more than 2 % of them may be missing.",
+        limit=LARGELY_CUT_PCT,
+        advice=f"{advice} Numbers of lungs, lobes and zones are withheld; the maps show what was scanned.",
+        touches=("both", "left", "right"),
+        **told,
     )
 
 
