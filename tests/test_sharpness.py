@@ -1,8 +1,13 @@
 """Sharpness told by noise: on an even chest as two kernels and two doses show it."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from lungvq.breath import Breath
+from lungvq.hu import Calibration
+from lungvq.match import alike
 from lungvq.phantom.scanner import Scanner, expose
 from lungvq.sharpness import blurred_within, matching_blur, sharpness
 from lungvq.volume import Grid, Volume
@@ -55,6 +60,22 @@ def test_the_sharper_scan_is_smoothed_until_both_are_alike(soft, sharp):
     deep[:, 80:120, 45:80] = True
     assert smooth[deep].std() < 0.65 * scan.array[deep].std()
     assert (smooth[~inside] == scan.array[~inside]).all()
+
+
+def test_scans_of_unlike_sharpness_are_told_and_alike_ones_pass(soft, sharp):
+    def held(role, scan, mm):
+        ct, lungs = scan
+        facts = SimpleNamespace(facts={"slice_thickness_mm": mm})
+        anatomy = SimpleNamespace(lungs=lungs)
+        return Breath(role, facts, ct, ct.grid, anatomy, None, Calibration(), {}, None)
+
+    insp, exp, finding = alike(held("inspiration", soft, 1.0), held("expiration", sharp, 1.0))
+    assert (finding.code, finding.severity) == ("SHARPNESS_MISMATCH", "WARN")
+    assert "expiration" in finding.message
+    assert insp.blur_mm == (0, 0, 0) != exp.blur_mm
+    thick, _, finding = alike(held("inspiration", soft, 1.0), held("expiration", soft, 4.0))
+    assert finding.severity == "PASS"
+    assert thick.blur_mm[0] > 1
 
 
 def test_thin_slices_are_smoothed_towards_thick_ones(soft):

@@ -23,11 +23,11 @@ __all__ = ["CORRELATION_MM", "border_areas", "lobe_borders", "region_intervals"]
 CORRELATION_MM = {"ventilation": 10.5, "perfusion": 12.0}
 """Side of the cubes within which the error of a map is shared, as measured on phantoms."""
 
-OUTLINE = {"ventilation": 0.0018, "perfusion": 0.003}
+OUTLINE = {"ventilation": 0.0022, "perfusion": 0.003}
 """Standard error of what a lung holds from its own outline and the scan's HU scale, as a share of it, likewise: of
 the air of each scan, and of blood."""
 
-KIND = {"ventilation": 0.0, "perfusion": 0.035}
+KIND = {"ventilation": 0.0, "perfusion": 0.042}
 """Standard error of a region's sum that no averaging takes away, as a share of it: vessels that count as tissue."""
 
 ZONE_BORDER = 0.6

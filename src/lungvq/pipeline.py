@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 
@@ -236,17 +236,29 @@ def estimate(insp: Breath, exp: Breath, registration: Registration, options: Opt
     both = equally_sharp(insp, exp, insp_on_exp)
     maps, findings = make_maps(insp, exp, air, blood, registration.confidence, both, sigmas_mm=sigmas)
     findings += _credible_scales(pair, air, blood, options)
-    others: dict[str, Estimator] = {}
-    for name in options.estimators:
+    added, others, failed = _of_others(options.estimators, pair, exp.anatomy.lungs)
+    maps |= added
+    findings += failed
+    return Estimates(maps, insp_on_exp, both, blood.extravascular_g_ml, tuple(findings), others)
+
+
+def _of_others(
+    names: Iterable[str], pair: MatchedPair, lungs: Volume
+) -> tuple[dict[str, Volume], dict[str, Estimator], list[Finding]]:
+    """The maps of estimators of other packages, on the grid of `lungs`; whatever goes wrong in them is a finding."""
+    maps: dict[str, Volume] = {}
+    used: dict[str, Estimator] = {}
+    failed = []
+    for name in names:
         estimator = load_estimator(name)
         try:
-            maps[name] = carry_map(estimator(pair), pair.lungs, exp.anatomy.lungs)
-            others[name] = estimator
+            maps[name] = carry_map(estimator(pair), pair.lungs, lungs)
+            used[name] = estimator
         except Exception as error:
-            # Code of others: whatever goes wrong in it must not take this package's results along.
+            # Code of others must not take this package's results along.
             told = f"The estimator {name} of another package failed: {type(error).__name__}: {error}"
-            findings.append(warn("ESTIMATOR_FAILED", told, advice="Its map is missing; all else is whole."))
-    return Estimates(maps, insp_on_exp, both, blood.extravascular_g_ml, tuple(findings), others)
+            failed.append(warn("ESTIMATOR_FAILED", told, advice="Its map is missing; all else is whole."))
+    return maps, used, failed
 
 
 def _credible_scales(

@@ -36,6 +36,46 @@ def test_whole_lungs_pass():
     assert all(f.severity == "PASS" for f in codes.values())
 
 
+def small(ct, lungs):
+    shrunk = np.zeros_like(lungs)
+    shrunk[20:40, 14:36, 12:34], shrunk[20:40, 14:36, 56:78] = 2, 1  # 151 mL each
+    return ct, shrunk
+
+
+def dense(ct, lungs):
+    hu = ct.array.copy()
+    hu[:, 20:28][lungs[:, 20:28] > 0] = -100  # 8 of 34 rows
+    return ct.like(hu), lungs
+
+
+def narrowed(columns):
+    def narrow(ct, lungs):
+        part = lungs.copy()
+        part[:, :, 50 + columns : 84] = 0
+        return ct, part
+
+    return narrow
+
+
+@pytest.mark.parametrize(
+    ("change", "trachea", "leaked", "code"),
+    [
+        (small, True, False, "LUNGS_SMALL"),
+        (dense, True, False, "LUNG_OPACITY"),
+        (narrowed(17), True, False, "LUNG_RATIO"),
+        (narrowed(6), True, False, "LUNG_COLLAPSED"),
+        (narrowed(0), True, False, "LUNG_MISSING"),
+        (narrowed(34), False, False, "AIRWAYS_NOT_FOUND"),
+        (narrowed(34), True, True, "AIRWAY_LEAK"),
+    ],
+)
+def test_each_thing_amiss_raises_its_code_alone(change, trachea, leaked, code):
+    ct, lungs = change(*chest())
+    coarse = ct.like(ct.array.astype(np.float32))
+    findings = check_lungs(ct, lungs, np.zeros(SHAPE, np.uint8), trachea, leaked, -400.0, coarse, 12.5)
+    assert [f.code for f in findings if f.severity != "PASS"] == [code]
+
+
 @pytest.mark.parametrize(
     ("cut", "share", "severity"),
     [
