@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from lungvq.ctp import debiased_magnitude, region_sigma, regional_magnitude
+from lungvq.errors import UsageError
 from lungvq.hu import air_fraction, calibrate_hu, density
 from lungvq.pair import ErrorModel, LungTotals, MatchedPair, credible_scale, lung_totals, noise_sd
 from lungvq.perfusion import PerfusionOptions, blood_mass, mass_change, parenchyma, perfusion_terms
@@ -189,6 +190,23 @@ def test_vessels_do_not_leak_into_the_blood_of_the_parenchyma():
     inside = lungs.array > 0
     assert carry(crossed.blood, lungs)[inside] == pytest.approx(carry(plain.blood, lungs)[inside], abs=1e-3)
     assert plain.extravascular_g_ml == pytest.approx(PerfusionOptions().extravascular_share * 0.3)
+
+
+@pytest.mark.parametrize("radius", [0.0, 12.0, 40.0])
+def test_regions_of_the_mass_change_have_one_of_four_sizes(radius):
+    with pytest.raises(UsageError, match="10, 15, 20, 30 mm, got"):
+        PerfusionOptions(ctp_radius_mm=radius)
+
+
+def test_errors_of_the_mass_change_fall_with_the_size_of_its_regions():
+    lungs = two_boxes((60, 60, 80))
+    pair = pair_of(lungs, 0.7, 0.3, 0.5, 0.0, 1.5)
+    off = replace(pair, jacobian_error=lungs.like(np.full(lungs.shape, 0.05, np.float32)))
+    errors = [
+        float(np.nanmean(perfusion_terms(off, PerfusionOptions(ctp_radius_mm=mm)).change_se["right"].array))
+        for mm in (10.0, 30.0)
+    ]
+    assert errors[0] > 2 * errors[1]
 
 
 def test_noise_is_read_from_neighbours():

@@ -52,7 +52,9 @@ def without_breathing(result: CaseResult) -> CaseResult:
     prm = maps["prm"].array
     maps["prm"] = maps["prm"].like(np.where(prm == PRM_CLASSES["fsad"], 0, prm).astype(prm.dtype))
     maps["vq_class"] = maps["vq_class"].like(np.zeros_like(maps["vq_class"].array))
-    maps["vq_log2"] = maps["vq_log2"].like(np.full_like(maps["vq_log2"].array, np.nan))
+    for name in ("vq_log2", "ventilation_relative", "ventilation_detrended"):
+        if name in maps:
+            maps[name] = maps[name].like(np.full_like(maps[name].array, np.nan))
     return replace(result, maps=maps, metrics=told)
 
 

@@ -12,7 +12,8 @@ import numpy as np
 from scipy.ndimage import binary_erosion
 
 from lungvq.anatomy import LUNGS
-from lungvq.ctp import RegionalMagnitude, region_sigma, regional_magnitude
+from lungvq.ctp import RADII_MM, RegionalMagnitude, region_sigma, regional_magnitude
+from lungvq.errors import UsageError
 from lungvq.hu import density
 from lungvq.pair import ErrorModel, MatchedPair
 from lungvq.regional import LungField, Neighbourhoods
@@ -31,7 +32,8 @@ class PerfusionOptions:
     sigma_mm : float
         Gaussian over which blood mass is averaged; that of ventilation, so that V/Q compares like with like.
     ctp_radius_mm : float
-        Of a ball as large as the regions of the mass change, which have to be larger: see `ctp.region_sigma`.
+        Of a ball as large as the regions of the mass change, which have to be larger: one of `ctp.RADII_MM`; see
+        `ctp.region_sigma`.
     extravascular_share : float
         Tissue that is not blood, as a share of the lungs' mean density [1]_.
     vessel_excess_hu : float
@@ -53,6 +55,13 @@ class PerfusionOptions:
     vessel_excess_hu: float = 150.0
     vessel_residue: float = 0.10
     errors: ErrorModel = field(default_factory=ErrorModel)
+
+    def __post_init__(self) -> None:
+        if self.ctp_radius_mm not in RADII_MM:
+            sizes = ", ".join(f"{mm:g}" for mm in RADII_MM)
+            raise UsageError(
+                f"regions of the mass change have a radius of {sizes} mm, got {self.ctp_radius_mm:g}"
+            )
 
 
 def blood_mass(density_exp: np.ndarray, density_insp: np.ndarray, extravascular: float) -> np.ndarray:

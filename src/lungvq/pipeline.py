@@ -69,6 +69,7 @@ class Options:
     allow_no_breathing: bool = False
     estimators: tuple[str, ...] = ()
     detrended: bool = False
+    relative: bool = False
 
 
 def analyse(
@@ -135,6 +136,9 @@ def analyse(
         down = down_of(str(exp.facts.get("patient_position") or ""))
         if options.detrended:
             estimated.maps.update(_detrended(estimated.maps, down))
+        if options.relative:
+            v = estimated.maps["ventilation"]
+            estimated.maps["ventilation_relative"] = v.like(v.array / np.nanmean(v.array, dtype=np.float64))
     with clock.stage("counting per lung, lobe and zone"):
         counted = _counted(expired, lobes_exp)
         sure = {fissure.name: fissure.uncertainty_mm for fissure in lobes.fissures.values()}

@@ -106,7 +106,7 @@ MAPS: dict[str, MapSpec] = {
         "Mass change, magnitude",
         "g per mL lung",
         "ctp_regions@1",
-        "CT-P: debiased magnitude over regions of 20 mm radius; undefined where it is below twice its error.",
+        "CT-P: debiased magnitude over regions of one size (20 mm by default); undefined below twice its error.",
         limits=(0.0, 0.1),
     ),
     "jacobian": MapSpec(

@@ -89,6 +89,12 @@ def run(
         bool,
         typer.Option("--detrended", help="Also write V and Q with their trend along gravity divided out."),
     ] = False,
+    relative: Annotated[
+        bool, typer.Option("--relative", help="Also write V relative to the lungs' mean (Q always is).")
+    ] = False,
+    ctp_radius: Annotated[
+        int, typer.Option(help="Regions of the mass change (CT-P): 10, 15, 20 or 30 mm.")
+    ] = 20,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 5 when a QC check fails.")] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Replace another result in the output folder.")
@@ -119,6 +125,7 @@ def run(
     with listening(verbose=verbose, quiet=quiet) as progress:
         progress.stage("starting")
         set_threads(threads)
+        from lungvq.perfusion import PerfusionOptions
         from lungvq.pipeline import Options
         from lungvq.run import run_case
         from lungvq.segment.given import Masks
@@ -139,6 +146,8 @@ def run(
                 allow_no_breathing=allow_no_breathing,
                 estimators=tuple(estimator or ()),
                 detrended=detrended,
+                relative=relative,
+                perfusion=PerfusionOptions(ctp_radius_mm=float(ctp_radius)),
             ),
             masks=Masks(
                 insp=insp_mask,
