@@ -33,9 +33,9 @@ KIND = {"ventilation": 0.0, "perfusion": 0.042}
 ZONE_BORDER = 0.6
 """Standard error of where a zone ends, in slices: zones move with the lung's highest and lowest slice."""
 
-DOME = 0.1
+DOME = 0.05
 """Standard error of where a lung ends upwards and downwards, of the thickness of slices beyond 3 mm (in squares):
-thicker slices blur domes and bases. From two reconstructions of one breath, 1.5 and 5 mm."""
+thicker slices blur domes and bases. From three pairs of reconstructions of one breath, of 1 to 1.5 mm and 5 mm."""
 
 PRIOR_MM = 8.0
 """How far a fissure lies from that of other people."""

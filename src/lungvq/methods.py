@@ -123,7 +123,7 @@ _MAPS = (
     ),
     (
         "ctp_regions@1",
-        "debiased magnitude of the mass change over regions of 20 mm radius (or as asked), none within twice its error",
+        "debiased magnitude of the mass change over regions of 20 mm radius or as asked, none within twice its error",
         "g/mL",
         "after CT-P, Castillo 2021; regions of fixed size",
         "as mass_change@1, without its sign; where it is undefined nothing can be said, not that there is no flow",
