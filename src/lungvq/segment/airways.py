@@ -33,8 +33,8 @@ STEP_MM = 5.0  # a front goes on by so much at a time,
 LOOK_AHEAD_MM = 18.0  # after trying so much.
 EXPLOSION = 2.0  # what lies ahead may hold so many times what the airway would if it went on as wide,
 EXPLOSION_MM3 = 40.0  # and so much besides (a bit at once, the rest with the distance).
-HIGHEST_HU, ABOVE_AIR_HU, THRESHOLD_STEP_HU = -500.0, 20.0, 10.0
-THRESHOLDS_BACK = 2  # a front begins so many thresholds above that which served the one before
+HIGHEST_HU, ABOVE_AIR_HU, THRESHOLD_STEP_HU = -400.0, 20.0, 10.0
+THRESHOLDS_BACK = 6  # a front begins so many thresholds above that which served the one before
 
 
 @dataclass(frozen=True)
