@@ -137,7 +137,7 @@ def test_a_missing_lung_has_no_entry():
 def test_close_sums_scales_each_lung_to_its_own_total():
     lungs = two_boxes()
     values = np.where(lungs.array > 0, 0.5, np.nan).astype(np.float32)
-    factors = close_sums(values, lungs, {"left": 3.0, "right": 11.0})
+    factors = close_sums(values, lungs.array, lungs.voxel_ml, {"left": 3.0, "right": 11.0})
     for name, label in (("left", 1), ("right", 2)):
         inside = lungs.array == label
         assert values[inside].sum() * lungs.voxel_ml == pytest.approx({"left": 3.0, "right": 11.0}[name])

@@ -88,29 +88,47 @@ def sample_linear(array, index, fill):
 
 
 @numba.njit(parallel=True, cache=True)
-def resample_where(array, to_index, labels, label, out):
-    """Write into `out`, where `labels` equals `label`, the trilinear values of `array`.
+def sample_voxels(arrays, to_index, shape, voxels):
+    """Trilinear values of several arrays, whose place is one, at some voxels of another grid.
 
-    `to_index` takes an index of `labels` (and `out`, same shape) to one of `array`; beyond `array` its edge
-    value holds.
+    Parameters
+    ----------
+    arrays : ndarray of float32, shape (K, J, I, C)
+        Beyond them their edge value holds.
+    to_index : ndarray, shape (3, 4)
+        Index of the other grid to index of `arrays`.
+    shape : tuple of 3 ints
+        Of the other grid.
+    voxels : ndarray of int, shape (N,)
+        Flat indices in it.
+
+    Returns
+    -------
+    ndarray of float32, shape (C, N)
     """
     m = to_index
-    nz, ny, nx = array.shape
-    for k in numba.prange(labels.shape[0]):
-        for j in range(labels.shape[1]):
-            for i in range(labels.shape[2]):
-                if labels[k, j, i] == label:
-                    z = m[0, 0] * k + m[0, 1] * j + m[0, 2] * i + m[0, 3]
-                    y = m[1, 0] * k + m[1, 1] * j + m[1, 2] * i + m[1, 3]
-                    x = m[2, 0] * k + m[2, 1] * j + m[2, 2] * i + m[2, 3]
-                    z = min(max(z, 0.0), nz - 1.0)
-                    y = min(max(y, 0.0), ny - 1.0)
-                    x = min(max(x, 0.0), nx - 1.0)
-                    out[k, j, i] = _linear(array, z, y, x, np.float32(0))
+    nz, ny, nx, channels = arrays.shape
+    out = np.empty((channels, voxels.size), np.float32)
+    for n in numba.prange(voxels.size):
+        line, i = voxels[n] // shape[2], voxels[n] % shape[2]
+        k, j = line // shape[1], line % shape[1]
+        z = min(max(m[0, 0] * k + m[0, 1] * j + m[0, 2] * i + m[0, 3], 0.0), nz - 1.0)
+        y = min(max(m[1, 0] * k + m[1, 1] * j + m[1, 2] * i + m[1, 3], 0.0), ny - 1.0)
+        x = min(max(m[2, 0] * k + m[2, 1] * j + m[2, 2] * i + m[2, 3], 0.0), nx - 1.0)
+        z0, y0, x0 = int(z), int(y), int(x)
+        fz, fy, fx = z - z0, y - y0, x - x0
+        z1, y1, x1 = min(z0 + 1, nz - 1), min(y0 + 1, ny - 1), min(x0 + 1, nx - 1)
+        for t in range(channels):
+            a = arrays[z0, y0, x0, t] * (1 - fx) + arrays[z0, y0, x1, t] * fx
+            b = arrays[z0, y1, x0, t] * (1 - fx) + arrays[z0, y1, x1, t] * fx
+            c = arrays[z1, y0, x0, t] * (1 - fx) + arrays[z1, y0, x1, t] * fx
+            d = arrays[z1, y1, x0, t] * (1 - fx) + arrays[z1, y1, x1, t] * fx
+            out[t, n] = (a * (1 - fy) + b * fy) * (1 - fz) + (c * (1 - fy) + d * fy) * fz
+    return out
 
 
 @numba.njit(parallel=True, cache=True)
-def warp(moving, world_to_moving, ux, uy, uz, to_field, to_world, shape, nearest, fill):
+def warp(moving, world_to_moving, field, to_field, to_world, shape, nearest, fill):
     """Carry `moving` onto a grid through a displacement field.
 
     Parameters
@@ -118,7 +136,7 @@ def warp(moving, world_to_moving, ux, uy, uz, to_field, to_world, shape, nearest
     moving : ndarray of float32, shape (K, J, I)
     world_to_moving : ndarray, shape (3, 4)
         LPS mm to index of `moving`.
-    ux, uy, uz : ndarray of float32, shape (K', J', I')
+    field : ndarray of float32, shape (K', J', I', 3)
         Displacement in mm, LPS.
     to_field, to_world : ndarray, shape (3, 4)
         Index of the new grid to index of the field, and to LPS mm.
@@ -134,8 +152,9 @@ def warp(moving, world_to_moving, ux, uy, uz, to_field, to_world, shape, nearest
     """
     out = np.empty(shape, np.float32)
     f, w, m = to_field, to_world, world_to_moving
-    nz, ny, nx = ux.shape
+    nz, ny, nx, _ = field.shape
     for k in numba.prange(shape[0]):
+        x = np.empty(3)
         for j in range(shape[1]):
             for i in range(shape[2]):
                 a = f[0, 0] * k + f[0, 1] * j + f[0, 2] * i + f[0, 3]
@@ -144,12 +163,19 @@ def warp(moving, world_to_moving, ux, uy, uz, to_field, to_world, shape, nearest
                 if not (0 <= a <= nz - 1 and 0 <= b <= ny - 1 and 0 <= c <= nx - 1):
                     out[k, j, i] = fill
                     continue
-                x = w[0, 0] * k + w[0, 1] * j + w[0, 2] * i + w[0, 3] + _linear(ux, a, b, c, fill)
-                y = w[1, 0] * k + w[1, 1] * j + w[1, 2] * i + w[1, 3] + _linear(uy, a, b, c, fill)
-                z = w[2, 0] * k + w[2, 1] * j + w[2, 2] * i + w[2, 3] + _linear(uz, a, b, c, fill)
-                a = m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3]
-                b = m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3]
-                c = m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3]
+                z0, y0, x0 = int(a), int(b), int(c)
+                z1, y1, x1 = min(z0 + 1, nz - 1), min(y0 + 1, ny - 1), min(x0 + 1, nx - 1)
+                fz, fy, fx = a - z0, b - y0, c - x0
+                for t in range(3):
+                    a = field[z0, y0, x0, t] * (1 - fx) + field[z0, y0, x1, t] * fx
+                    b = field[z0, y1, x0, t] * (1 - fx) + field[z0, y1, x1, t] * fx
+                    c = field[z1, y0, x0, t] * (1 - fx) + field[z1, y0, x1, t] * fx
+                    d = field[z1, y1, x0, t] * (1 - fx) + field[z1, y1, x1, t] * fx
+                    u = (a * (1 - fy) + b * fy) * (1 - fz) + (c * (1 - fy) + d * fy) * fz
+                    x[t] = w[t, 0] * k + w[t, 1] * j + w[t, 2] * i + w[t, 3] + u
+                a = m[0, 0] * x[0] + m[0, 1] * x[1] + m[0, 2] * x[2] + m[0, 3]
+                b = m[1, 0] * x[0] + m[1, 1] * x[1] + m[1, 2] * x[2] + m[1, 3]
+                c = m[2, 0] * x[0] + m[2, 1] * x[1] + m[2, 2] * x[2] + m[2, 3]
                 if nearest:
                     a, b, c = np.floor(a + 0.5), np.floor(b + 0.5), np.floor(c + 0.5)
                 out[k, j, i] = _linear(moving, a, b, c, fill)

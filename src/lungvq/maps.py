@@ -12,7 +12,7 @@ from lungvq.clinical.vq import at_one_scale, relative_to_mean, vq_class, vq_log2
 from lungvq.ctp import RegionalMagnitude
 from lungvq.findings import Finding, passed
 from lungvq.perfusion import PerfusionTerms
-from lungvq.regional import LungField, carry, close_sums, reaching_out
+from lungvq.regional import LungVoxels, close_sums, reaching_out
 from lungvq.ventilation import VentilationTerms, jacobian_gain, specific_gain
 from lungvq.volume import Volume
 
@@ -58,51 +58,74 @@ def make_maps(
     ventilation over a lung *is* the difference of the two scans, and the factors say how far the map was off.
     """
     lungs = exp.anatomy.lungs
-
-    def onto(field: LungField) -> np.ndarray:
-        return carry(field, lungs)
-
-    inspired, expired, jacobian = (
-        onto(ventilation.air_insp),
-        onto(ventilation.air_exp),
-        onto(ventilation.jacobian),
+    voxels = LungVoxels(lungs)
+    on = voxels.carried(
+        {
+            "air_insp": ventilation.air_insp,
+            "air_exp": ventilation.air_exp,
+            "jacobian": ventilation.jacobian,
+            "jacobian_se": ventilation.jacobian_se,
+            "hu": ventilation.hu,
+            "hybrid": ventilation.hybrid,
+            "ventilation_se": ventilation.standard_error,
+            "density": perfusion.density_exp,
+            "blood": perfusion.blood,
+            "blood_se": perfusion.blood_se,
+            "change": perfusion.change,
+            "change_se": perfusion.change_se,
+            "magnitude": perfusion.magnitude.magnitude,
+            "confidence": dict.fromkeys(LUNGS, reaching_out(confidence)),
+        }
     )
-    factors = close_sums(inspired, lungs, {lung: t.air_ml for lung, t in insp.totals.items()})
-    close_sums(expired, lungs, {lung: t.air_ml for lung, t in exp.totals.items()})
-    close_sums(jacobian, lungs, {lung: t.volume_ml for lung, t in insp.totals.items()})
-    dense = onto(perfusion.density_exp)
 
-    v = np.where(dense > _OPAQUE_V, np.nan, inspired - expired)
-    blood = np.where(dense > _OPAQUE_Q, np.nan, onto(perfusion.blood))
-    mean_blood = float(np.nanmean(blood, dtype=np.float64)) if np.isfinite(blood).any() else np.nan
-    q = blood / np.float32(mean_blood)
-    hybrid = onto(ventilation.hybrid)
-    close_sums(hybrid, lungs, {lung: t.air_ml for lung, t in insp.totals.items()})
-    relative_v, relative_q = relative_to_mean(*at_one_scale(v, q, lungs, sigmas_mm))
-    inside = lungs.array > 0
-    arrays = {
+    def close(values: np.ndarray, totals: dict[str, float]) -> dict[str, float]:
+        return close_sums(values, voxels.labels, lungs.voxel_ml, totals)
+
+    inspired_ml, expired_ml = ({lung: t.air_ml for lung, t in b.totals.items()} for b in (insp, exp))
+    factors = close(on["air_insp"], inspired_ml)
+    close(on["air_exp"], expired_ml)
+    close(on["hybrid"], inspired_ml)
+    close(on["jacobian"], {lung: t.volume_ml for lung, t in insp.totals.items()})
+
+    opaque = on["density"] > _OPAQUE_V
+    v = _without(opaque, on["air_insp"] - on["air_exp"])
+    blood = _without(on["density"] > _OPAQUE_Q, on["blood"])
+    mean_blood = np.float32(np.nanmean(blood, dtype=np.float64) if np.isfinite(blood).any() else np.nan)
+    q = blood / mean_blood
+    alike = v, q
+    if sigmas_mm[0] != sigmas_mm[1]:
+        first, second = at_one_scale(voxels.put(v), voxels.put(q), lungs, sigmas_mm)
+        alike = voxels.row(first), voxels.row(second)
+    relative_v, relative_q = relative_to_mean(*alike)
+    rows = {
         "ventilation": v,
-        "ventilation_jacobian": jacobian_gain(jacobian),
-        "ventilation_hu": onto(ventilation.hu),
-        "ventilation_hybrid": np.where(dense > _OPAQUE_V, np.nan, hybrid - expired),
-        "ventilation_specific": specific_gain(v, expired),
+        "ventilation_jacobian": jacobian_gain(on["jacobian"]),
+        "ventilation_hu": on["hu"],
+        "ventilation_hybrid": _without(opaque, on["hybrid"] - on["air_exp"]),
+        "ventilation_specific": specific_gain(v, on["air_exp"]),
         "perfusion": q,
-        "perfusion_ctp": onto(perfusion.change),
-        "perfusion_ctp_se": onto(perfusion.change_se),
-        "perfusion_ctp_magnitude": onto(perfusion.magnitude.magnitude),
-        "jacobian": jacobian,
-        "jacobian_se": onto(ventilation.jacobian_se),
+        "perfusion_ctp": on["change"],
+        "perfusion_ctp_se": on["change_se"],
+        "perfusion_ctp_magnitude": on["magnitude"],
+        "jacobian": on["jacobian"],
+        "jacobian_se": on["jacobian_se"],
         "vq_log2": vq_log2(relative_v, relative_q),
-        "vq_class": vq_class(relative_v, relative_q),
-        "prm": prm_map(*both, inside, insp.calibrate, exp.calibrate),
-        "ventilation_se": onto(ventilation.standard_error),
-        "perfusion_se": onto(perfusion.blood_se) / np.float32(mean_blood),
-        "registration_confidence": onto(dict.fromkeys(LUNGS, reaching_out(confidence))),
+        "ventilation_se": on["ventilation_se"],
+        "perfusion_se": on["blood_se"] / mean_blood,
+        "registration_confidence": on["confidence"],
     }
+    arrays = {name: voxels.put(row) for name, row in rows.items()}
+    arrays["vq_class"] = voxels.put(vq_class(relative_v, relative_q), 0)
+    arrays["prm"] = prm_map(*both, lungs.array > 0, insp.calibrate, exp.calibrate)
     return {name: lungs.like(array) for name, array in arrays.items()}, [
         *_closing(factors),
         _noise_floor(perfusion.magnitude),
     ]
+
+
+def _without(where: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Values with NaN where they mean nothing."""
+    return np.where(where, np.float32(np.nan), values)
 
 
 def _noise_floor(found: RegionalMagnitude) -> Finding:

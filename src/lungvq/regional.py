@@ -6,6 +6,8 @@ afterwards. Averages never mix the two lungs and never count what lies outside t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from scipy.ndimage import distance_transform_edt, find_objects
 
@@ -13,7 +15,15 @@ from lungvq.anatomy import LUNGS
 from lungvq.register.field import REACH, blur
 from lungvq.volume import Volume
 
-__all__ = ["LungField", "Neighbourhoods", "carry", "close_sums", "fill_from_nearest", "reaching_out"]
+__all__ = [
+    "LungField",
+    "LungVoxels",
+    "Neighbourhoods",
+    "carry",
+    "close_sums",
+    "fill_from_nearest",
+    "reaching_out",
+]
 
 _FAINT = 1e-4  # a mean that rests on less weight than this is not a mean
 
@@ -68,27 +78,88 @@ class Neighbourhoods:
         return blur(array, self._sigma)
 
 
-def carry(field: LungField, lungs: Volume) -> np.ndarray:
-    """A quantity per lung on another grid: trilinear inside each lung, NaN outside; float32.
+class LungVoxels:
+    """The voxels of both lungs in one row, the left lung's first: what is done to each is done to no others.
 
-    Each part must be defined a voxel beyond its lung, as those of `Neighbourhoods.mean` are.
+    Parameters
+    ----------
+    lungs : Volume
+        1 left, 2 right.
+
+    Attributes
+    ----------
+    labels : ndarray of uint8, shape (N,)
+        Which lung each of them belongs to.
+
+    Examples
+    --------
+    >>> voxels = LungVoxels(Volume(np.array([[[2, 0, 1]]], np.uint8), np.eye(4)))
+    >>> voxels.row(np.array([[[5.0, 6.0, 7.0]]])), voxels.put(np.array([1, 2], np.uint8), 0)
+    (array([7., 5.]), array([[[2, 0, 1]]], dtype=uint8))
     """
-    from lungvq import _sampling
 
-    out = np.full(lungs.shape, np.nan, np.float32)
-    for name, part in field.items():
-        to_index = np.ascontiguousarray((np.linalg.inv(part.affine) @ lungs.affine)[:3])
-        _sampling.resample_where(part.array, to_index, lungs.array, LUNGS[name], out)
-    return out
+    def __init__(self, lungs: Volume) -> None:
+        self.grid = lungs.grid
+        self._of = {name: np.flatnonzero(lungs.array == label) for name, label in LUNGS.items()}
+        self._all = np.concatenate(list(self._of.values()))
+        self.labels = lungs.array.ravel()[self._all]
+
+    def row(self, array: np.ndarray) -> np.ndarray:
+        """Their values in a map, shape (N,)."""
+        return array.ravel()[self._all]
+
+    def put(self, row: np.ndarray, fill: float = np.nan) -> np.ndarray:
+        """A map of their values, with `fill` outside the lungs."""
+        array = np.full(self.grid.shape, fill, row.dtype)
+        array.ravel()[self._all] = row
+        return array
+
+    def carried(self, fields: Mapping[str, LungField]) -> dict[str, np.ndarray]:
+        """Quantities per lung at the voxels, by their names: trilinear inside each lung; float32.
+
+        Each part must be defined a voxel beyond its lung, as those of `Neighbourhoods.mean` are. A lung without
+        an entry has NaN.
+        """
+        from lungvq import _sampling
+
+        rows = {name: np.full(self.labels.size, np.nan, np.float32) for name in fields}
+        stop = 0
+        for lung, voxels in self._of.items():
+            own = slice(stop, stop + voxels.size)
+            stop = own.stop
+            together: dict[tuple, list[str]] = {}  # those that share a grid
+            for name, field in fields.items():
+                if lung in field:
+                    place = field[lung].shape, field[lung].affine.tobytes()
+                    together.setdefault(place, []).append(name)
+            for names in together.values():
+                parts = [fields[name][lung] for name in names]
+                to_index = np.ascontiguousarray((np.linalg.inv(parts[0].affine) @ self.grid.affine)[:3])
+                arrays = np.stack([part.array for part in parts], axis=-1, dtype=np.float32)
+                found = _sampling.sample_voxels(arrays, to_index, self.grid.shape, voxels)
+                for name, values in zip(names, found, strict=True):
+                    rows[name][own] = values
+        return rows
 
 
-def close_sums(values: np.ndarray, lungs: Volume, totals: dict[str, float]) -> dict[str, float]:
+def carry(field: LungField, lungs: Volume) -> np.ndarray:
+    """A quantity per lung on another grid, as `LungVoxels.carried` does; NaN outside, float32."""
+    voxels = LungVoxels(lungs)
+    return voxels.put(voxels.carried({"": field})[""])
+
+
+def close_sums(
+    values: np.ndarray, labels: np.ndarray, voxel_ml: float, totals: dict[str, float]
+) -> dict[str, float]:
     """Scale `values` in place, lung by lung, so that their sums over the lung match known totals.
 
     Parameters
     ----------
     values : ndarray
-        Per mL, on the grid of `lungs`.
+        Per mL.
+    labels : ndarray of the same shape
+        1 left, 2 right lung.
+    voxel_ml : float
     totals : dict of str to float
         What each lung must sum to, in mL or g.
 
@@ -99,8 +170,8 @@ def close_sums(values: np.ndarray, lungs: Volume, totals: dict[str, float]) -> d
     """
     factors: dict[str, float] = {}
     for name, label in LUNGS.items():
-        inside = lungs.array == label
-        total = float(np.nansum(values[inside], dtype=np.float64)) * lungs.voxel_ml
+        inside = labels == label
+        total = float(np.nansum(values[inside], dtype=np.float64)) * voxel_ml
         if total != 0 and name in totals:
             factors[name] = totals[name] / total
             values[inside] *= np.float32(factors[name])

@@ -188,7 +188,7 @@ def register_scans(
             lung: float((lungs["moving"].array == label).sum()) * lungs["moving"].voxel_ml
             for lung, label in LUNGS.items()
         }
-        closure = close_sums(jacobian, lungs["fixed"], totals)
+        closure = close_sums(jacobian, lungs["fixed"].array, lungs["fixed"].voxel_ml, totals)
         warped = volumes["moving"].through(result.displacement, volumes["fixed"].grid, fill=OUTSIDE_HU)
         progress.stage("writing")
         io.write(result.displacement, folder / "displacement.nii.gz")

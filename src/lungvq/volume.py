@@ -322,13 +322,10 @@ class Volume:
         """
         from lungvq import _sampling
 
-        ux, uy, uz = (np.ascontiguousarray(displacement.array[..., c], np.float32) for c in range(3))
         array = _sampling.warp(
             np.ascontiguousarray(self.array, np.float32),
             np.ascontiguousarray(np.linalg.inv(self.affine)[:3]),
-            ux,
-            uy,
-            uz,
+            np.ascontiguousarray(displacement.array, np.float32),
             _index_map(grid, displacement.grid),
             np.ascontiguousarray(grid.affine[:3]),
             grid.shape,
