@@ -138,7 +138,8 @@ def analyse(
             estimated.maps.update(_detrended(estimated.maps, down))
         if options.relative:
             v = estimated.maps["ventilation"]
-            estimated.maps["ventilation_relative"] = v.like(v.array / np.nanmean(v.array, dtype=np.float64))
+            mean = np.float32(np.nanmean(v.array, dtype=np.float64))
+            estimated.maps["ventilation_relative"] = v.like(v.array / mean)
     with clock.stage("counting per lung, lobe and zone"):
         counted = _counted(expired, lobes_exp)
         sure = {fissure.name: fissure.uncertainty_mm for fissure in lobes.fissures.values()}

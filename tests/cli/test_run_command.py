@@ -145,7 +145,7 @@ def test_no_breathing_is_refused_unless_allowed_and_then_nothing_moves(lungvq, p
     assert refused.returncode == 3
     assert "no breathing" in refused.stderr
     assert not (tmp_path / "out").exists()
-    allowed = lungvq(*twice, "--allow-no-breathing")
+    allowed = lungvq(*twice, "--allow-no-breathing", "--relative", "--ctp-radius", 15)
     assert allowed.returncode == 0, allowed.stderr
     v = io.read_volume(tmp_path / "out" / "maps" / "ventilation.nii.gz").array
     assert np.nanmax(np.abs(v)) < 0.01
@@ -161,6 +161,8 @@ def test_no_breathing_is_refused_unless_allowed_and_then_nothing_moves(lungvq, p
     assert table.loc[["prm_fsad_pct", "vq_shunt_pct", "ventilation_defect_pct"], "value"].isna().all()
     assert (table.loc["prm_emphysema_pct", "value"] < 1).all()
     assert 2 not in np.unique(io.read_volume(tmp_path / "out" / "maps" / "prm.nii.gz").array)
+    assert np.isnan(io.read_volume(tmp_path / "out" / "maps" / "ventilation_relative.nii.gz").array).all()
+    assert record["parameters"]["perfusion"]["ctp_radius_mm"] == 15
 
 
 @pytest.mark.parametrize(
