@@ -6,9 +6,10 @@ it fails, and what it touches is withheld from the report's pages and marked eve
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import permutations
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -302,116 +303,125 @@ _SUFFIX = {"inspiration": "INSP", "expiration": "EXP"}
 _USUAL_KVP = (100.0, 120.0)
 
 
+class _Check(NamedTuple):
+    """One value of a scan and its limits; `what` may name the air's CT number as ``{air}``."""
+
+    code: str
+    value: Callable[[Evidence, str], float | None]
+    limits: tuple[float, float]
+    what: str
+    unit: str
+    advice: str
+    touches: tuple[str, ...]
+    high_is_good: bool = False
+
+
+_THINNER = "Reconstruct thinner slices: fissures, small vessels and PRM need them."
+
+_SCAN_CHECKS = (
+    _Check(
+        "SPACING",
+        lambda e, role: e.spacing_mm[role],
+        (1.5, 3.0),
+        "largest voxel spacing",
+        "mm",
+        _THINNER,
+        ("lobes", "prm"),
+    ),
+    _Check(
+        "AIR_HU",
+        lambda e, role: None if (air := e.air_hu.get(role)) is None else abs(air + 1000),
+        (30, 50),
+        "distance of tracheal air ({air:.0f} HU) from -1000 HU",
+        "HU",
+        "Check the rescale intercept and the scanner's calibration.",
+        DENSITOMETRIC,
+    ),
+    _Check(
+        "CONTRAST",
+        lambda e, role: e.blood_hu.get(role),
+        (70, 100),
+        "CT number of blood",
+        "HU",
+        "Contrast medium makes density useless here: use a scan without it.",
+        (*BLOOD, "ventilation_hu"),
+    ),
+    _Check(
+        "NOISE",
+        lambda e, role: e.noise_hu.get(role),
+        (30, 50),
+        "image noise",
+        "HU",
+        "Use a softer kernel or more dose; counts at fixed thresholds suffer first.",
+        ("prm", "density"),
+    ),
+    _Check(
+        "THICKNESS",
+        lambda e, role: e.thickness_mm.get(role),
+        (1.5, 3.0),
+        "slice thickness",
+        "mm",
+        _THINNER,
+        ("lobes", "prm"),
+    ),
+    _Check(
+        "METAL",
+        lambda e, role: e.metal_ml.get(role),
+        (0.1, float("inf")),
+        "volume denser than bone",
+        "mL",
+        "Look for streaks from implants, leads or clips: CT numbers are wrong in them.",
+        (),
+    ),
+    _Check(
+        "OPACITY",
+        lambda e, role: e.opacity_pct.get(role),
+        (10, 25),
+        "share of dense lung",
+        "%",
+        "Density is not blood in consolidation or ground glass: perfusion is not readable there.",
+        BLOOD,
+    ),
+    _Check(
+        "BLOOD_HU",
+        lambda e, role: e.blood_hu.get(role),
+        (30, -5),
+        "CT number of blood",
+        "HU",
+        "Blood is 30 to 60 HU: check the scale, or whether it was measured in blood.",
+        DENSITOMETRIC,
+        high_is_good=True,
+    ),
+    _Check(
+        "SLICES",
+        # Of thick slices there are few: that is said by their spacing.
+        lambda e, role: e.slices.get(role) if e.spacing_mm[role] <= _THIN_MM else None,
+        (100, 60),
+        "number of slices",
+        "",
+        "Thin slices, but few: check that the series is whole and covers the lungs.",
+        ("lobes", "prm"),
+        high_is_good=True,
+    ),
+)
+
+
 def _scan(e: Evidence, role: str) -> list[Finding]:
     """Every check of one scan whose value is known."""
-    air = e.air_hu.get(role)
-    checks: tuple[tuple[str, float | None, tuple[float, float], str, str, str, tuple[str, ...]], ...] = (
-        (
-            "SPACING",
-            e.spacing_mm[role],
-            (1.5, 3.0),
-            "largest voxel spacing",
-            "mm",
-            "Reconstruct thinner slices: fissures, small vessels and PRM need them.",
-            ("lobes", "prm"),
-        ),
-        (
-            "AIR_HU",
-            None if air is None else abs(air + 1000),
-            (30, 50),
-            f"distance of tracheal air ({air or 0:.0f} HU) from -1000 HU",
-            "HU",
-            "Check the rescale intercept and the scanner's calibration.",
-            DENSITOMETRIC,
-        ),
-        (
-            "CONTRAST",
-            e.blood_hu.get(role),
-            (70, 100),
-            "CT number of blood",
-            "HU",
-            "Contrast medium makes density useless here: use a scan without it.",
-            (*BLOOD, "ventilation_hu"),
-        ),
-        (
-            "NOISE",
-            e.noise_hu.get(role),
-            (30, 50),
-            "image noise",
-            "HU",
-            "Use a softer kernel or more dose; counts at fixed thresholds suffer first.",
-            ("prm", "density"),
-        ),
-        (
-            "THICKNESS",
-            e.thickness_mm.get(role),
-            (1.5, 3.0),
-            "slice thickness",
-            "mm",
-            "Reconstruct thinner slices: fissures, small vessels and PRM need them.",
-            ("lobes", "prm"),
-        ),
-        (
-            "METAL",
-            e.metal_ml.get(role),
-            (0.1, float("inf")),
-            "volume denser than bone",
-            "mL",
-            "Look for streaks from implants, leads or clips: CT numbers are wrong in them.",
-            (),
-        ),
-        (
-            "OPACITY",
-            e.opacity_pct.get(role),
-            (10, 25),
-            "share of dense lung",
-            "%",
-            "Density is not blood in consolidation or ground glass: perfusion is not readable there.",
-            BLOOD,
-        ),
-    )
     findings = [
         graded(
-            f"{code}_{_SUFFIX[role]}",
+            f"{check.code}_{_SUFFIX[role]}",
             value,
-            limits,
-            f"{what} in the {role} scan",
-            unit=unit,
-            advice=advice,
-            touches=touches,
+            check.limits,
+            f"{check.what.format(air=e.air_hu.get(role) or 0)} in the {role} scan",
+            unit=check.unit,
+            advice=check.advice,
+            touches=check.touches,
+            high_is_good=check.high_is_good,
         )
-        for code, value, limits, what, unit, advice, touches in checks
-        if value is not None
+        for check in _SCAN_CHECKS
+        if (value := check.value(e, role)) is not None
     ]
-    # Of these, more is better.
-    blood, slices = e.blood_hu.get(role), e.slices.get(role)
-    if blood is not None:
-        findings.append(
-            graded(
-                f"BLOOD_HU_{_SUFFIX[role]}",
-                blood,
-                (30, -5),
-                f"CT number of blood in the {role} scan",
-                unit="HU",
-                advice="Blood is 30 to 60 HU: check the scale, or whether it was measured in blood.",
-                touches=DENSITOMETRIC,
-                high_is_good=True,
-            )
-        )
-    if (
-        slices is not None and e.spacing_mm[role] <= _THIN_MM
-    ):  # of thick slices there are few: that is said above
-        findings.append(
-            graded(
-                f"SLICES_{_SUFFIX[role]}",
-                slices,
-                (100, 60),
-                f"number of slices of the {role} scan",
-                advice="Thin slices, but few: check that the series is whole and covers the lungs.",
-                touches=("lobes", "prm"),
-                high_is_good=True,
-            )
-        )
     return [*findings, *_kernel(e, role), *_voltage(e, role)]
 
 
