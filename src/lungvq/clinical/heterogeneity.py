@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.ndimage import uniform_filter
+from scipy.ndimage import find_objects, uniform_filter
 
-from lungvq.anatomy import LUNGS
 from lungvq.regional import Neighbourhoods, carry
 from lungvq.volume import Volume
 
@@ -202,22 +201,25 @@ def local_cv(values: np.ndarray, lungs: Volume, side_mm: float = 20.0) -> np.nda
     size = [2 * max(round((side_mm / s - 1) / 2), 0) + 1 for s in lungs.spacing]
     size = [1 if n == 1 else w for n, w in zip(lungs.shape, size, strict=True)]
     out = np.full(lungs.shape, np.nan, np.float32)
-    for label in LUNGS.values():
-        mask = (lungs.array == label) & np.isfinite(values)
+    for label, box in enumerate(find_objects(lungs.array), start=1):
+        if box is None:
+            continue
+        own = values[box]
+        mask = (lungs.array[box] == label) & np.isfinite(own)
         if not mask.any():
             continue
-        mean = float(values[mask].mean(dtype=np.float64))
-        centred = np.where(mask, values - mean, 0).astype(np.float64)
+        mean = float(own[mask].mean(dtype=np.float64))
+        centred = np.where(mask, own - mean, 0).astype(np.float64)
 
-        def box(array: np.ndarray) -> np.ndarray:
+        def around(array: np.ndarray) -> np.ndarray:
             return uniform_filter(array, size, mode="constant")
 
-        weight = box(mask.astype(np.float64))
+        weight = around(mask.astype(np.float64))
         enough = mask & (weight >= _LEAST_CUBE)
-        first, second = (box(a)[enough] / weight[enough] for a in (centred, centred * centred))
+        first, second = (around(a)[enough] / weight[enough] for a in (centred, centred * centred))
         level = first + mean
         spread = np.sqrt(np.maximum(second - first**2, 0))
-        out[enough] = np.divide(spread, level, out=np.full_like(level, np.nan), where=level > 0)
+        out[box][enough] = np.divide(spread, level, out=np.full_like(level, np.nan), where=level > 0)
     return out
 
 

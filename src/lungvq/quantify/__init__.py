@@ -16,8 +16,8 @@ from lungvq.clinical.vq import DEFECT_SHARE
 from lungvq.quantify.classes import class_rows, prm_rows, vq_rows
 from lungvq.quantify.density import LAA_HU, BreathHold, carried_rows, hu_levels, ratio_rows, scan_rows
 from lungvq.quantify.function import DEFAULT_METHODS, function_rows
-from lungvq.quantify.regions import Regions, Row, percent
-from lungvq.quantify.zones import ZONE_DEF, ZONE_DEFS, zones_by_height, zones_of
+from lungvq.quantify.regions import Region, Regions, Row, percent
+from lungvq.quantify.zones import ZONE_DEF, ZONE_DEFS, zones_by_height
 from lungvq.volume import Volume
 
 __all__ = [
@@ -114,67 +114,70 @@ def _other_zones(
     scans: Mapping[str, tuple[BreathHold, Regions]], maps: dict[str, Volume], rows: list[Row]
 ) -> Iterator[Row]:
     """The zone numbers that decisions are made on, by every definition but the default."""
-    regions_exp = scans["exp"][1]
-    levels = {hold: hu_levels(own.row(b.hu.array), b.calibrate) for hold, (b, own) in scans.items()}
-    classes = {name: regions_exp.row(maps[name].array) for name in ("vq_class", "prm")}
+    regions = scans["exp"][1]
+    hu, of_hu = {}, {}
+    for hold, (breath, own) in scans.items():
+        labels, hu[hold] = hu_levels(own.row(breath.hu.array), breath.calibrate)
+        of_hu[hold] = own.by_slice(labels, hu[hold].size)
+    classes = {name: regions.by_slice(regions.row(maps[name].array), 5) for name in ("vq_class", "prm")}
     whole = {r.metric: r.value for r in rows if r.region == "both" and r.is_default}
     shares = [
-        _Shares.of(name, regions_exp.row(maps[name].array), whole[f"{name}_fraction_pct"])
+        _Shares.of(name, regions, regions.row(maps[name].array), whole[f"{name}_fraction_pct"])
         for name in DEFAULT_METHODS
     ]
     for definition in ZONE_DEFS:
         if definition == ZONE_DEF:
             continue
-        zoned: dict[str, Regions] = {}
-        for hold, (breath, own) in scans.items():
-            zones = zones_of(definition, breath.lungs, breath.lobes, breath.carina_mm)
-            if zones is not None:
-                zoned[hold] = own.with_zones(zones, definition)
-        if len(zoned) < len(scans):
+        zones = {hold: own.zones(definition, breath.carina_mm) for hold, (breath, own) in scans.items()}
+        expired, inspired = zones["exp"], zones["insp"]
+        if expired is None or inspired is None:
             continue
-        for hold, (labels, hu) in levels.items():
-            for region, counts in zoned[hold].tally_zones(labels, hu.size):
+        for hold, parts in (("exp", expired), ("insp", inspired)):
+            for region, cells in parts:
+                counts = of_hu[hold][cells].sum(axis=0)
                 if hold == "exp":
-                    ml = float(counts.sum()) * regions_exp.voxel_ml
+                    ml = float(counts.sum()) * regions.voxel_ml
                     yield region.row("volume_exp_ml", ml, "mL", "mask@1", 0)
                 for metric, threshold in LAA_HU[hold].items():
-                    low = low_attenuation_pct(hu, threshold, counts)
+                    low = low_attenuation_pct(hu[hold], threshold, counts)
                     yield region.row(metric, low, "%", "threshold@1", 0)
         for share in shares:
-            yield from share.rows(zoned["exp"])
-        yield from class_rows(zoned["exp"].tally_zones(classes["vq_class"], 5), "vq", DEFAULT_RULE, 0)
-        yield from class_rows(zoned["exp"].tally_zones(classes["prm"], 5), "prm", "prm@1", 0)
+            yield from share.rows(expired)
+        for name, prefix, method in (("vq_class", "vq", DEFAULT_RULE), ("prm", "prm", "prm@1")):
+            tallies = ((region, classes[name][cells].sum(axis=0)) for region, cells in expired)
+            yield from class_rows(tallies, prefix, method, 0)
 
 
 @dataclass(frozen=True)
 class _Shares:
     """What fraction and defects of a zone are counted from.
 
-    `labels` are 0 where the map is not defined, 1 where it is kept and 2 in a defect; `values` are 0 where it is
-    not defined. `total` is NaN where a share of it means nothing, and `mean` where nothing can be low against it.
+    `counts` are, of each slice and part, how many voxels are not defined, kept, and in a defect; `sums` what their
+    values add up to. `total` is NaN where a share of it means nothing, and `mean` where nothing can be low against
+    it.
     """
 
     name: str
-    labels: np.ndarray
-    values: np.ndarray
+    counts: np.ndarray
+    sums: np.ndarray
     total: float
     mean: float
 
     @staticmethod
-    def of(name: str, row: np.ndarray, whole_pct: float) -> _Shares:
+    def of(name: str, regions: Regions, row: np.ndarray, whole_pct: float) -> _Shares:
         defined = np.isfinite(row)
         values = np.where(defined, row, 0)
         total = float(values.sum(dtype=np.float64))
         mean = total / max(int(defined.sum()), 1)
         labels = defined.astype(np.int8) + (defined & (values < DEFECT_SHARE * mean))
-        return _Shares(name, labels, values, total if np.isfinite(whole_pct) else float("nan"), mean)
+        counts, sums = regions.by_slice(labels, 3), regions.by_slice(labels, 1, values)[..., 0]
+        return _Shares(name, counts, sums, total if np.isfinite(whole_pct) else float("nan"), mean)
 
-    def rows(self, regions: Regions) -> Iterator[Row]:
+    def rows(self, zones: list[tuple[Region, np.ndarray]]) -> Iterator[Row]:
         """Of each zone."""
-        counts = regions.tally_zones(self.labels, 3)
-        sums = regions.tally_zones(np.zeros(self.values.shape, bool), 1, self.values)
-        for (region, n), (_, own) in zip(counts, sums, strict=True):
-            share = percent(own[0], self.total)
+        for region, cells in zones:
+            n = self.counts[cells].sum(axis=0)
+            share = percent(self.sums[cells].sum(), self.total)
             low = percent(n[2], n[1] + n[2]) if self.mean > 0 else float("nan")
             yield region.row(f"{self.name}_fraction_pct", share, "%", DEFAULT_METHODS[self.name], 0)
             yield region.row(f"{self.name}_defect_pct", low, "%", DEFAULT_RULE, 0)

@@ -66,10 +66,9 @@ def vq_rows(regions: Regions, maps: dict[str, Volume]) -> Iterator[Row]:
     yield from class_rows(regions.tally(clean, 5), "vq", CLEAN_RULE, 0)
     # The rest on fewer voxels; relative to the means over all of them, as the classes are.
     thin, every = regions.thinned(THIN_MM)
-    v, q = (
-        thin.row(relative[every])
-        for relative in relative_to_mean(maps["ventilation"].array, maps["perfusion"].array)
-    )
+    kept = regions.kept(every)
+    both = (regions.row(maps[name].array) for name in ("ventilation", "perfusion"))
+    v, q = (relative[kept] for relative in relative_to_mean(*both))
     log2 = vq_log2(v, q)
     yield from _swept(thin, v, q)
     for region, where in thin:
@@ -108,13 +107,10 @@ def _swept(regions: Regions, v: np.ndarray, q: np.ndarray) -> Iterator[Row]:
 
 def _without_small(classes: np.ndarray, regions: Regions) -> np.ndarray:
     """V/Q classes with every cluster of a class that is smaller than a defect made normal."""
-    clean = classes.copy()
-    for name, number in VQ_CLASSES.items():
-        if name != "normal":
-            low = classes == number
-            kept, _ = large_clusters(low, regions.lungs.array, regions.voxel_ml, LEAST_DEFECT_ML)
-            clean[low & ~kept] = VQ_CLASSES["normal"]
-    return clean
+    abnormal = classes > VQ_CLASSES["normal"]
+    parts = np.where(abnormal, regions.lungs.array * np.uint8(len(VQ_CLASSES) + 1) + classes, np.uint8(0))
+    kept, _ = large_clusters(abnormal, parts, regions.voxel_ml, LEAST_DEFECT_ML)
+    return np.where(abnormal & ~kept, np.uint8(VQ_CLASSES["normal"]), classes)
 
 
 def _correlation(v: np.ndarray, q: np.ndarray) -> float:

@@ -9,17 +9,16 @@ import numpy as np
 from scipy.ndimage import label
 
 from lungvq.anatomy import LOBES, LUNGS, ZONES
-from lungvq.volume import Volume
+from lungvq.volume import Grid, Volume
 
 __all__ = [
     "ZONE_DEF",
     "ZONE_DEFS",
     "carina_height",
+    "zone_table",
     "zones_by_height",
     "zones_by_landmark",
-    "zones_by_lobe",
     "zones_by_volume",
-    "zones_of",
 ]
 
 ZONE_DEF = "equal_height_per_lung"
@@ -60,13 +59,7 @@ def zones_by_height(lungs: Volume) -> Volume:
     >>> [ZONES[n - 1] for n in zones_by_height(column).array[::2, 0, 0]]
     ['left_lower', 'left_middle', 'left_upper']
     """
-
-    def third(counts: np.ndarray) -> np.ndarray:
-        slices = np.flatnonzero(counts)
-        low, high = slices[0], slices[-1] + 1
-        return (np.arange(counts.size) + 0.5 - low) * 3 / (high - low)
-
-    return _by_slices(lungs, {side: third(n) for side, n in _slice_counts(lungs).items()})
+    return _painted(lungs, _by_height(_slice_counts(lungs)))
 
 
 def zones_by_volume(lungs: Volume, *, pooled: bool = False) -> Volume:
@@ -86,13 +79,7 @@ def zones_by_volume(lungs: Volume, *, pooled: bool = False) -> Volume:
     >>> [ZONES[n - 1] for n in zones_by_volume(Volume(cone, np.eye(4))).array[:, 0, 0]]
     ['left_lower', 'left_upper', 'left_upper']
     """
-    counts = _slice_counts(lungs)
-    whole = np.sum(list(counts.values()), axis=0)
-
-    def third(n: np.ndarray) -> np.ndarray:
-        return (np.cumsum(n) - n / 2) * 3 / n.sum()
-
-    return _by_slices(lungs, {side: third(whole if pooled else n) for side, n in counts.items()})
+    return _painted(lungs, _by_volume(_slice_counts(lungs), pooled=pooled))
 
 
 def zones_by_landmark(lungs: Volume, carina_mm: float) -> Volume:
@@ -107,49 +94,46 @@ def zones_by_landmark(lungs: Volume, carina_mm: float) -> Volume:
     -----
     Readers take the lower pulmonary veins for the second plane; here it is a fixed distance.
     """
-    z = lungs.grid.world([(k, *((n - 1) / 2 for n in lungs.shape[1:])) for k in range(lungs.shape[0])])[:, 2]
-    part = np.where(z > carina_mm, 2.0, np.where(z > carina_mm - VEINS_BELOW_CARINA_MM, 1.0, 0.0))
-    return _by_slices(lungs, dict.fromkeys(_slice_counts(lungs), part))
+    return _painted(lungs, _by_landmark(_slice_counts(lungs), lungs.grid, carina_mm))
 
 
-def zones_by_lobe(lobes: Volume) -> Volume:
-    """Zones that are lobes: upper lobes, the middle lobe, lower lobes.
+def zone_table(
+    definition: str, counts: np.ndarray, grid: Grid, carina_mm: float | None = None
+) -> np.ndarray | None:
+    """The zone of each slice, lung and lobe by the name of a definition: none needs more to be told.
 
-    Examples
-    --------
-    >>> lobes = Volume(np.arange(6, dtype=np.uint8).reshape(6, 1, 1), np.eye(4))
-    >>> [ZONES[n - 1] if n else "" for n in zones_by_lobe(lobes).array[:, 0, 0]]
-    ['', 'left_upper', 'left_lower', 'right_upper', 'right_middle', 'right_lower']
-    """
-    zone_of = {
-        "LUL": "left_upper",
-        "LLL": "left_lower",
-        "RUL": "right_upper",
-        "RML": "right_middle",
-        "RLL": "right_lower",
-    }
-    table = np.zeros(max(LOBES.values()) + 1, np.uint8)
-    for lobe, number in LOBES.items():
-        table[number] = ZONES.index(zone_of[lobe]) + 1
-    return lobes.like(table[lobes.array])
+    Parameters
+    ----------
+    definition : str
+        Of `ZONE_DEFS`.
+    counts : ndarray of int, shape (K, 3)
+        Voxels of each slice outside the lungs, which does not matter, in the left and in the right one.
+    grid : Grid
+        In canonical order.
+    carina_mm : float, optional
+        z of the carina in LPS mm.
 
-
-def zones_of(definition: str, lungs: Volume, lobes: Volume, carina_mm: float | None = None) -> Volume | None:
-    """Zones by the name of their definition; None for landmarks where the carina is not known.
+    Returns
+    -------
+    ndarray of uint8, shape (K, 3, 6), or None
+        As `zones_by_height`, 0 where there is no zone; None for landmarks where the carina is not known.
 
     Raises
     ------
     KeyError
         If there is no such definition.
     """
-    if definition == "anatomic_landmark":
-        return None if carina_mm is None else zones_by_landmark(lungs, carina_mm)
-    return {
-        ZONE_DEF: lambda: zones_by_height(lungs),
-        "equal_volume_per_lung": lambda: zones_by_volume(lungs),
-        "equal_volume_pooled": lambda: zones_by_volume(lungs, pooled=True),
-        "lobar_proxy": lambda: zones_by_lobe(lobes),
+    if definition == "anatomic_landmark" and carina_mm is None:
+        return None
+    if definition == "lobar_proxy":
+        return np.broadcast_to(_OF_LOBE, (len(counts), len(LUNGS) + 1, _OF_LOBE.size))
+    of_slice = {
+        ZONE_DEF: lambda: _by_height(counts),
+        "equal_volume_per_lung": lambda: _by_volume(counts),
+        "equal_volume_pooled": lambda: _by_volume(counts, pooled=True),
+        "anatomic_landmark": lambda: _by_landmark(counts, grid, carina_mm or 0.0),
     }[definition]()
+    return np.broadcast_to(of_slice[:, :, None], (*of_slice.shape, _OF_LOBE.size))
 
 
 def carina_height(airways: Volume) -> float | None:
@@ -184,17 +168,65 @@ def carina_height(airways: Volume) -> float | None:
     return None
 
 
-def _slice_counts(lungs: Volume) -> dict[str, np.ndarray]:
-    """Voxels of each lung, slice by slice; a lung that is not there has no entry."""
-    counts = {side: np.count_nonzero(lungs.array == n, axis=(1, 2)) for side, n in LUNGS.items()}
-    return {side: n for side, n in counts.items() if n.any()}
+def _slice_counts(lungs: Volume) -> np.ndarray:
+    """Voxels of each slice outside, in the left and in the right lung."""
+    return np.array([np.bincount(plane.ravel(), minlength=len(LUNGS) + 1) for plane in lungs.array])
 
 
-def _by_slices(lungs: Volume, third: dict[str, np.ndarray]) -> Volume:
-    """Zones from the third that each slice of each lung lies in: 0 to 1 lower, to 2 middle, to 3 upper."""
-    zones = np.zeros(lungs.shape, np.uint8)
+def _by_height(counts: np.ndarray) -> np.ndarray:
+    def third(n: np.ndarray) -> np.ndarray:
+        slices = np.flatnonzero(n)
+        low, high = slices[0], slices[-1] + 1
+        return (np.arange(n.size) + 0.5 - low) * 3 / (high - low)
+
+    return _numbered({side: third(counts[:, label]) for side, label in _present(counts)}, len(counts))
+
+
+def _by_volume(counts: np.ndarray, *, pooled: bool = False) -> np.ndarray:
+    def third(n: np.ndarray) -> np.ndarray:
+        return (np.cumsum(n) - n / 2) * 3 / n.sum()
+
+    whole = counts[:, 1:].sum(axis=1)
+    return _numbered(
+        {side: third(whole if pooled else counts[:, label]) for side, label in _present(counts)}, len(counts)
+    )
+
+
+def _by_landmark(counts: np.ndarray, grid: Grid, carina_mm: float) -> np.ndarray:
+    z = grid.world([(k, *((n - 1) / 2 for n in grid.shape[1:])) for k in range(len(counts))])[:, 2]
+    part = np.where(z > carina_mm, 2.0, np.where(z > carina_mm - VEINS_BELOW_CARINA_MM, 1.0, 0.0))
+    return _numbered({side: part for side, _ in _present(counts)}, len(counts))
+
+
+def _present(counts: np.ndarray) -> list[tuple[str, int]]:
+    """Names and labels of the lungs that are there."""
+    return [(side, label) for side, label in LUNGS.items() if counts[:, label].any()]
+
+
+def _numbered(third: dict[str, np.ndarray], slices: int) -> np.ndarray:
+    """Zones, shape (K, 3), from the third that each slice of each lung lies in: 0 to 1 lower, to 2 middle, to 3
+    upper."""
+    zones = np.zeros((slices, len(LUNGS) + 1), np.uint8)
     for side, position in third.items():
         order = np.array([ZONES.index(f"{side}_{part}") + 1 for part in _PARTS], np.uint8)
-        of_slice = order[np.clip(position, 0, 2).astype(int)]
-        zones += (lungs.array == LUNGS[side]) * of_slice[:, None, None]
+        zones[:, LUNGS[side]] = order[np.clip(position, 0, 2).astype(int)]
+    return zones
+
+
+def _painted(lungs: Volume, of_slice: np.ndarray) -> Volume:
+    """A label map from the zone of each slice and lung."""
+    zones = np.empty(lungs.shape, np.uint8)
+    for plane, lung, number in zip(zones, lungs.array, of_slice, strict=True):
+        np.take(number, lung, out=plane)
     return lungs.like(zones)
+
+
+_OF_LOBE = np.zeros(len(LOBES) + 1, np.uint8)
+for _lobe, _zone in (
+    ("LUL", "left_upper"),
+    ("LLL", "left_lower"),
+    ("RUL", "right_upper"),
+    ("RML", "right_middle"),
+    ("RLL", "right_lower"),
+):
+    _OF_LOBE[LOBES[_lobe]] = ZONES.index(_zone) + 1
