@@ -8,6 +8,7 @@ from lungvq.hu import Calibration
 from lungvq.intervals import (
     CORRELATION_MM,
     DOME,
+    HU_SCALE,
     KIND,
     OUTLINE,
     TOGETHER,
@@ -107,7 +108,7 @@ def test_an_outline_errs_by_the_air_of_both_scans(hold):
         ml = float((hold.lungs.array == LUNGS[region]).sum()) * 0.008
         low, high = found[region, "ventilation_ml"]
         assert (high - low) / 3.92 == pytest.approx(
-            OUTLINE["ventilation"] * np.hypot(0.7, 1.2) * ml, rel=1e-3
+            np.hypot(OUTLINE["ventilation"], HU_SCALE) * np.hypot(0.7, 1.2) * ml, rel=1e-3
         )
     sides = [np.diff(found[region, "ventilation_ml"])[0] for region in ("left", "right", "both")]
     assert sides[2] == pytest.approx(sum(sides[:2]), rel=1e-3)  # one scanner, one rule: they err alike
