@@ -14,8 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from lungvq import io
+from lungvq.breath import prepare
+from lungvq.match import alike
 from lungvq.phantom import make_phantom
-from lungvq.pipeline import analyse
+from lungvq.pipeline import Options, estimate
+from lungvq.register import register
 
 QUANTILES = (0.0228, 0.1587, 0.5, 0.8413, 0.9772)
 _DRAWN = 100_000  # voxels of each phantom
@@ -29,8 +32,13 @@ def main() -> None:
     pooled: dict[str, list[np.ndarray]] = {"ventilation": [], "perfusion": []}
     for seed in arguments.seeds:
         phantom = make_phantom("healthy", seed=seed, spacing=arguments.spacing)
-        insp, exp = (io.Scan(v, Path("phantom"), "phantom", (), {}) for v in (phantom.insp, phantom.exp))
-        maps = analyse(insp, exp, case=str(seed)).maps
+        insp, exp = (
+            prepare(io.Scan(volume, Path("phantom"), "phantom", (), {}), role)
+            for role, volume in (("inspiration", phantom.insp), ("expiration", phantom.exp))
+        )
+        insp, exp, _ = alike(insp, exp)
+        registration = register(exp.ct, insp.ct, exp.anatomy.lungs, insp.anatomy.lungs)
+        maps = estimate(insp, exp, registration, Options()).maps
         for name, values in pooled.items():
             map_ = maps[name].array[np.isfinite(maps[name].array)]
             drawn = np.random.default_rng(seed).choice(map_, _DRAWN)

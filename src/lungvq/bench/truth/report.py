@@ -174,14 +174,16 @@ def _perfusion(found: Found) -> list[str]:
 
 def _offset(found: Found) -> list[str]:
     rows = []
+    ranks = len(RESTS_ON_HU)
     for subject, values in found:
         if "t6" not in values:
             continue
         base = values["t6"]["without"]
         for kind, numbers in values["t6"].items():
-            shown = [f"{x:.3f}" for x in numbers]
+            shown = [f"{x:.3f}" for x in numbers[:ranks]]
             if kind in ("calibrated", "as scanned"):
-                shown = [f"{x:.3f} ({x - b:+.3f})" for x, b in zip(numbers, base, strict=True)]
+                shown = [f"{x:.3f} ({x - b:+.3f})" for x, b in zip(numbers[:ranks], base, strict=False)]
+            shown += [f"{x:+.1f}" for x in numbers[ranks:]] or ["", ""]
             rows.append([f"{subject.name} {subject.seed}", kind, *shown])
     if not rows:
         return []
@@ -189,8 +191,9 @@ def _offset(found: Found) -> list[str]:
         "A wrong HU scale (T6)",
         "Rank correlation with the truth at a scale in mm of the same scan without the offset, with it and calibrated"
         " (the default), and with it as scanned, in brackets what the offset costs; true motion and masks (oracle);"
-        " expired density (null).",
-        ["phantom", "", *(f"{name} {scale:.0f} mm" for name, scale, _ in RESTS_ON_HU)],
+        " expired density (null). Ranks do not see what is off everywhere: how far the air gained is off, and the"
+        " mass change on average.",
+        ["phantom", "", *(f"{name} {scale:.0f} mm" for name, scale, _ in RESTS_ON_HU), "air %", "mass mg/mL"],
         rows,
     )
 

@@ -44,7 +44,8 @@ _LIKELY_DEPTH = (0.93, 1.0)  # of the first breath in: about 200 mL less at most
 
 
 def scores(maps: Arrays, seen: Seen) -> list[float]:
-    """Rank correlation with the truth of each of `RESTS_ON_HU`."""
+    """Rank correlation with the truth of each of `RESTS_ON_HU`; then, since ranks do not see what is off everywhere,
+    how far the air gained is off in percent, and the mass change on average in mg/mL."""
     found = []
     for name, scale, true in RESTS_ON_HU:
         own = scale if name == "perfusion_ctp" else _OWN_MM
@@ -52,6 +53,12 @@ def scores(maps: Arrays, seen: Seen) -> list[float]:
         at = smoothed(maps[name], seen.lungs, more) if more > 0 else maps[name]
         target = smoothed(seen.truth[true], seen.lungs, scale)
         found.append(rank(at[seen.inside][::20], target[seen.inside][::20]))
+    known = seen.inside & np.isfinite(maps["ventilation"])
+    air, change = (seen.truth[name][known] for name in ("ventilation", "mass_change"))
+    found.append(
+        100 * float(maps["ventilation"][known].mean(dtype=np.float64) / air.mean(dtype=np.float64) - 1)
+    )
+    found.append(1000 * float(np.nanmean(maps["perfusion_ctp"][known] - change, dtype=np.float64)))
     return found
 
 
@@ -146,6 +153,12 @@ def offset_cost(seen: Seen, maps: Arrays) -> dict[str, list[float]]:
             dict.fromkeys((n for n, *_ in RESTS_ON_HU), seen.exp.ct.array.astype(np.float32)), seen
         ),
     }
+
+
+def _null(seen: Seen) -> list[float]:
+    """Expired density in place of every map: ranks alone mean something."""
+    density = seen.exp.ct.array.astype(np.float32)
+    return scores(dict.fromkeys((name for name, *_ in RESTS_ON_HU), density), seen)[: len(RESTS_ON_HU)]
 
 
 def _uncalibrated(breath: Breath) -> Breath:
