@@ -107,6 +107,15 @@ def test_vessels_show_a_fissure_that_cannot_be_seen():
     assert finding.severity.name == "WARN"
 
 
+def test_a_sheet_that_passes_for_vessels_is_a_fissure_all_the_same():
+    ct, anatomy, upper = one_lung((3.0, 1.8, 1.8), strength=0.6, vessels=True)
+    bright = (ct.array > -780) & (anatomy.lungs.array > 0)
+    found = find_lobes(ct, Lungs(anatomy.lungs, ct.like(bright.astype(np.uint8))))
+    assert bright.sum() > anatomy.vessels.array.sum() + 1000  # the sheet among them
+    assert found.fissures["left oblique"].completeness > 0.9
+    assert dice(found.labels.array == LOBES["LUL"], upper) > 0.985
+
+
 def test_nothing_is_found_in_noise():
     ct, anatomy, _ = one_lung(1.5, strength=0, noise=60.0)
     found = find_lobes(ct, anatomy)
