@@ -139,7 +139,7 @@ def region_intervals(
     affine = hold.lungs.affine @ np.diag([*steps, 1.0])
     lungs, lobes = (Volume(np.ascontiguousarray(v.array[every]), affine) for v in (hold.lungs, hold.lobes))
     zones = zones_by_height(lungs)
-    regions = Regions(lungs, lobes, zones)
+    regions = Regions(lungs, lobes)
     borders = {
         lobe: (border_mm or {}).get(lobe, 0.0) * _STAIRS * area / 1000
         for lobe, area in border_areas(lobes, lungs, LOBES).items()

@@ -14,7 +14,7 @@ from lungvq.clinical.gravity import SUPINE
 from lungvq.clinical.heterogeneity import cv, iqr_over_mean
 from lungvq.clinical.vq import DEFECT_SHARE
 from lungvq.quantify.classes import class_rows, prm_rows, vq_rows
-from lungvq.quantify.density import LAA_HU, BreathHold, carried_rows, hu_levels, ratio_rows, scan_rows
+from lungvq.quantify.density import LAA_HU, BreathHold, Levels, carried_rows, ratio_rows, scan_rows
 from lungvq.quantify.function import DEFAULT_METHODS, function_rows
 from lungvq.quantify.regions import Region, Regions, Row, percent
 from lungvq.quantify.zones import ZONE_DEF, ZONE_DEFS, zones_by_height
@@ -90,7 +90,14 @@ def quantify(
     it, its zones by its own height.
     """
     expired, inspired = exp.regions(), insp.regions()
-    rows = [*scan_rows(exp, expired, "exp"), *scan_rows(insp, inspired, "insp")]
+    levels = {
+        "exp": Levels.of(exp.hu.array, exp, expired),
+        "insp": Levels.of(insp.hu.array, insp, inspired),
+    }
+    rows = [
+        *scan_rows(exp, expired, levels["exp"], "exp"),
+        *scan_rows(insp, inspired, levels["insp"], "insp"),
+    ]
     weighed = {r.region: r.value for r in rows if r.metric == "mass_insp_g"}
     rows += carried_rows(exp, expired, maps["jacobian"], maps["perfusion_ctp"], weighed)
     rows += ratio_rows(rows)
@@ -98,7 +105,7 @@ def quantify(
     rows += function_rows(expired, maps, air, down, others)
     rows += vq_rows(expired, maps)
     rows += prm_rows(expired, maps)
-    rows += _other_zones({"exp": (exp, expired), "insp": (insp, inspired)}, maps, rows)
+    rows += _other_zones({"exp": (exp, expired), "insp": (insp, inspired)}, levels, maps, rows)
     table = pd.DataFrame(rows, columns=Row._fields)
     table.insert(0, "case", case)
     known = intervals or {}
@@ -111,14 +118,13 @@ def quantify(
 
 
 def _other_zones(
-    scans: Mapping[str, tuple[BreathHold, Regions]], maps: dict[str, Volume], rows: list[Row]
+    scans: Mapping[str, tuple[BreathHold, Regions]],
+    levels: Mapping[str, Levels],
+    maps: dict[str, Volume],
+    rows: list[Row],
 ) -> Iterator[Row]:
     """The zone numbers that decisions are made on, by every definition but the default."""
     regions = scans["exp"][1]
-    hu, of_hu = {}, {}
-    for hold, (breath, own) in scans.items():
-        labels, hu[hold] = hu_levels(own.row(breath.hu.array), breath.calibrate)
-        of_hu[hold] = own.by_slice(labels, hu[hold].size)
     classes = {name: regions.by_slice(regions.row(maps[name].array), 5) for name in ("vq_class", "prm")}
     whole = {r.metric: r.value for r in rows if r.region == "both" and r.is_default}
     shares = [
@@ -134,12 +140,12 @@ def _other_zones(
             continue
         for hold, parts in (("exp", expired), ("insp", inspired)):
             for region, cells in parts:
-                counts = of_hu[hold][cells].sum(axis=0)
+                counts = levels[hold].counts[cells].sum(axis=0)
                 if hold == "exp":
                     ml = float(counts.sum()) * regions.voxel_ml
                     yield region.row("volume_exp_ml", ml, "mL", "mask@1", 0)
                 for metric, threshold in LAA_HU[hold].items():
-                    low = low_attenuation_pct(hu[hold], threshold, counts)
+                    low = low_attenuation_pct(levels[hold].hu, threshold, counts)
                     yield region.row(metric, low, "%", "threshold@1", 0)
         for share in shares:
             yield from share.rows(expired)

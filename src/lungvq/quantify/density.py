@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,10 +13,9 @@ from lungvq.clinical.density import PERCENTILES, low_attenuation_pct, percentile
 from lungvq.clinical.prm import EMPHYSEMA_HU, TRAPPING_HU, median_filter
 from lungvq.hu import density
 from lungvq.quantify.regions import Regions, Row
-from lungvq.quantify.zones import zones_by_height
 from lungvq.volume import Volume
 
-__all__ = ["LAA_HU", "BreathHold", "carried_rows", "hu_levels", "ratio_rows", "scan_rows"]
+__all__ = ["LAA_HU", "BreathHold", "Levels", "carried_rows", "ratio_rows", "scan_rows"]
 
 LAA_HU: dict[str, dict[str, float]] = {
     "insp": {"laa950_pct": EMPHYSEMA_HU, "laa910_pct": -910.0},
@@ -41,30 +41,46 @@ class BreathHold:
 
     def regions(self) -> Regions:
         """Its lungs, lobes and zones of equal height."""
-        return Regions(self.lungs, self.lobes, zones_by_height(self.lungs))
+        return Regions(self.lungs, self.lobes)
 
 
-def hu_levels(hu: np.ndarray, calibrate: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """CT numbers as scanned, as labels from 0, and the calibrated value of each label.
+class Levels(NamedTuple):
+    """How often each CT number occurs: all that densities need.
 
-    A scan has a few thousand different values: what is counted on them is counted once.
+    Parameters
+    ----------
+    counts : ndarray of int, shape (K, P, n)
+        In each slice of each part, as `Regions.by_slice` has it.
+    hu : ndarray, shape (n,)
+        Calibrated.
     """
-    lowest, highest = (int(hu.min()), int(hu.max())) if hu.size else (0, 0)
-    return hu.astype(np.int32) - lowest, calibrate(np.arange(lowest, highest + 1))
+
+    counts: np.ndarray
+    hu: np.ndarray
+
+    @staticmethod
+    def of(hu: np.ndarray, breath: BreathHold, regions: Regions) -> Levels:
+        """Of CT numbers as scanned, int16 on the grid of the scan: a few thousand different ones."""
+        row = regions.row(hu)
+        lowest, highest = (int(row.min()), int(row.max())) if row.size else (0, 0)
+        counts = regions.by_slice(row.astype(np.int32) - lowest, highest - lowest + 1)
+        return Levels(counts, breath.calibrate(np.arange(lowest, highest + 1)))
 
 
-def scan_rows(breath: BreathHold, regions: Regions, hold: str) -> Iterator[Row]:
+def scan_rows(breath: BreathHold, regions: Regions, levels: Levels, hold: str) -> Iterator[Row]:
     """What one scan tells by itself.
 
     Parameters
     ----------
+    levels : Levels
+        Of the scan.
     hold : str
         ``"insp"`` or ``"exp"``. Volume, air and mass of zones are left to `carried_rows` at inspiration, where a
         zone would not be the same tissue.
     """
-    labels, hu = hu_levels(regions.row(breath.hu.array), breath.calibrate)
+    hu = levels.hu
     mass_per_ml = density(hu.astype(np.float64))
-    for region, counts in regions.tally(labels, hu.size):
+    for region, counts in regions.add_up(levels.counts):
         n = float(counts.sum())
         volume, mass = n * regions.voxel_ml, float(counts @ mass_per_ml) * regions.voxel_ml
         if hold == "exp" or not region.zone_def:
@@ -88,11 +104,10 @@ def scan_rows(breath: BreathHold, regions: Regions, hold: str) -> Iterator[Row]:
             yield region.row(
                 "small_vessel_density", _over(float(blood[0]), float(count[0])), "mL/mL", "bv5@1"
             )
-    quiet = regions.row(median_filter(breath.hu.array, regions.inside, 3))
-    labels, hu = hu_levels(quiet, breath.calibrate)
-    for region, counts in regions.tally(labels, hu.size):
+    quiet = Levels.of(median_filter(breath.hu.array, breath.lungs.array > 0, 3), breath, regions)
+    for region, counts in regions.add_up(quiet.counts):
         for metric, threshold in LAA_HU[hold].items():
-            least = low_attenuation_pct(hu, threshold, counts)
+            least = low_attenuation_pct(quiet.hu, threshold, counts)
             yield region.row(metric, least, "%", "threshold_median3d@1", 0)
 
 

@@ -88,21 +88,34 @@ def _row_by_row(regions: Regions, name: str, values: np.ndarray, expired_air_ml:
         total = float("nan")
     mean = float(ordered.mean(dtype=np.float64)) if ordered.size else float("nan")
     rules = rules_of(name)
-    thresholds = [how.threshold(ordered) if mean > 0 else float("nan") for how in rules.values()]
+    cuts = [how.threshold(ordered) if mean > 0 else float("nan") for how in rules.values()]
     del ordered
-    for region, where in regions:
+    # What a voxel is below: each at the first of these that it does not reach; at the end those above all, and the
+    # undefined ones.
+    above = np.nextafter(np.float32(_HIGH_SHARE * mean), np.float32(np.inf))
+    ends = np.array([*cuts, above], np.float32)
+    order = np.argsort(ends)
+    labels = np.searchsorted(ends[order], values, side="right").astype(np.uint8)
+    labels[~defined] = ends.size + 1
+    counted = regions.tally(labels, ends.size + 2)
+    sums = regions.tally(labels, 1, np.where(defined, values, 0))
+    for (region, where), (_, counts), (_, own_sum) in zip(regions, counted, sums, strict=True):
         own = values[where & defined]
-        n = int(np.count_nonzero(where))
+        whole = float(own_sum[0])
+        below = np.empty(ends.size)
+        below[order] = np.cumsum(counts)[: ends.size]
         if name == "ventilation":
-            yield region.row("ventilation_ml", _sum(own) * regions.voxel_ml, "mL", method)
-        yield region.row(f"{name}_fraction_pct", percent(_sum(own), total), "%", method)
-        yield region.row(f"{name}_undefined_pct", percent(n - own.size, n), "%", method)
+            yield region.row("ventilation_ml", whole * regions.voxel_ml, "mL", method)
+        yield region.row(f"{name}_fraction_pct", percent(whole, total), "%", method)
+        yield region.row(f"{name}_undefined_pct", percent(counts[-1], counts.sum()), "%", method)
         yield region.row(f"{name}_cv", cv(own), "1", method)
         yield region.row(f"{name}_h", iqr_over_mean(own), "1", method)
-        for rule, threshold in zip(rules, thresholds, strict=True):
-            low = _share_of(own < threshold, mean)
+        shares = [
+            percent(n, own.size) if mean > 0 else float("nan") for n in (*below[:-1], own.size - below[-1])
+        ]
+        for rule, low in zip(rules, shares[:-1], strict=True):
             yield region.row(f"{name}_defect_pct", low, "%", rule, int(rule == DEFAULT_RULE))
-        yield region.row(f"{name}_high_pct", _share_of(own > _HIGH_SHARE * mean, mean), "%", "mean200@1")
+        yield region.row(f"{name}_high_pct", shares[-1], "%", "mean200@1")
 
 
 def _beside(regions: Regions, quantity: str, method: str, values: np.ndarray, in_ml: bool) -> Iterator[Row]:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
 from typing import NamedTuple, SupportsFloat
 
 import numpy as np
 
 from lungvq.anatomy import LOBES, LUNGS, ZONES
-from lungvq.quantify.zones import ZONE_DEF, zone_table
+from lungvq.quantify.zones import ZONE_DEF, slices_by_height, zone_table
 from lungvq.volume import Volume
 
 __all__ = ["Region", "Regions", "Row", "percent"]
 
 
-_N_LUNGS, _N_LOBES, _N_ZONES = len(LUNGS) + 1, len(LOBES) + 1, len(ZONES) + 1
+_N_LUNGS, _N_LOBES = len(LUNGS) + 1, len(LOBES) + 1
 
 
 class Row(NamedTuple):
@@ -46,21 +45,41 @@ class Regions:
 
     Parameters
     ----------
-    lungs, lobes, zones : Volume
+    lungs, lobes : Volume
         Labels on one grid, in canonical order.
-        The zones are those by default.
+    zones : ndarray of uint8, shape (K, 3), optional
+        The default zone of each slice outside the lungs (0), in the left and in the right one; else by their height.
+
+    Notes
+    -----
+    Every region is made of whole slices of parts, a part being a lobe: what is counted for each slice of each part
+    adds up to the numbers of any of them.
     """
 
-    def __init__(self, lungs: Volume, lobes: Volume, zones: Volume) -> None:
-        self.lungs, self._lobes, self._zones = lungs, lobes, zones
-        self.inside = lungs.array > 0
+    def __init__(self, lungs: Volume, lobes: Volume, zones: np.ndarray | None = None) -> None:
+        self.lungs, self._lobes = lungs, lobes
         self.voxel_ml = lungs.voxel_ml
-        self.lung, self.lobe, self.zone = (v.array[self.inside] for v in (lungs, lobes, zones))
-        self._parts = self.lung * np.uint8(_N_LOBES * _N_ZONES) + self.lobe * np.uint8(_N_ZONES) + self.zone
+        self._voxels = np.flatnonzero(lungs.array)
+        self.lung, self.lobe = self.row(lungs.array), self.row(lobes.array)
+        part = self.lung * np.uint8(_N_LOBES) + self.lobe
+        there = np.flatnonzero(np.bincount(part, minlength=_N_LUNGS * _N_LOBES))
+        self._lung_of, self._lobe_of = np.divmod(there, _N_LOBES)
+        number = np.zeros(_N_LUNGS * _N_LOBES, np.int32)
+        number[there] = np.arange(there.size)
+        slices, rows, columns = lungs.shape
+        ends = np.searchsorted(self._voxels, np.arange(slices + 1) * rows * columns)
+        self._cells = np.repeat(np.arange(slices, dtype=np.int32), np.diff(ends)) * np.int32(there.size)
+        self._cells += number[part]
+        self._size = np.bincount(self._cells, minlength=slices * there.size).reshape(slices, there.size)
+        of_lung = [self._size[:, self._lung_of == label].sum(axis=1) for label in range(_N_LUNGS)]
+        self._lung_size = np.stack(of_lung, axis=1)
+        self._slice_zones = slices_by_height(self._lung_size) if zones is None else zones
+        self._zone_of = self._slice_zones[:, self._lung_of]
+        self.zone = self._zone_of.ravel()[self._cells]
 
     def row(self, array: np.ndarray) -> np.ndarray:
         """Values of the voxels in the lungs, shape (N,)."""
-        return array[self.inside]
+        return array.ravel()[self._voxels]
 
     def __iter__(self) -> Iterator[tuple[Region, np.ndarray]]:
         """Both lungs, each lung, each lobe, each zone, and which voxels of the row each has."""
@@ -87,36 +106,30 @@ class Regions:
         weights : ndarray, shape (N,), optional
             Finite.
         """
-        counts = _counts(self._parts, (_N_LUNGS, _N_LOBES, _N_ZONES), labels, n, weights)
-        by_lung, by_lobe = counts.sum(axis=(1, 2)), counts.sum(axis=(0, 2))
-        yield Region("both"), by_lung.sum(axis=0)
-        for name, label in LUNGS.items():
-            yield Region(name), by_lung[label]
-        for name, label in LOBES.items():
-            yield Region(name), by_lobe[label]
-        by_zone = counts.sum(axis=(0, 1))
-        for number, name in enumerate(ZONES, start=1):
-            yield Region(name, ZONE_DEF), by_zone[number]
-
-    @cached_property
-    def _cells(self) -> tuple[np.ndarray, np.ndarray]:
-        """Which parts, of lung and lobe, there are; and for each voxel its slice and part, counted through."""
-        part = self.lung * np.uint8(_N_LOBES) + self.lobe
-        there = np.flatnonzero(np.bincount(part, minlength=_N_LUNGS * _N_LOBES))
-        number = np.zeros(_N_LUNGS * _N_LOBES, np.int32)
-        number[there] = np.arange(there.size)
-        slices = np.repeat(np.arange(self.lungs.shape[0], dtype=np.int32), self.inside.sum(axis=(1, 2)))
-        return there, slices * np.int32(there.size) + number[part]
+        yield from self.add_up(self.by_slice(labels, n, weights))
 
     def by_slice(self, labels: np.ndarray, n: int, weights: np.ndarray | None = None) -> np.ndarray:
-        """The numbers of `tally` for each slice and part: what `zones` of any definition add up from.
+        """As `tally`, for each slice of each part.
 
         Returns
         -------
         ndarray, shape (K, P, n)
         """
-        there, cells = self._cells
-        return _counts(cells, (self.lungs.shape[0], there.size), labels, n, weights)
+        place = self._cells if n == 1 else np.multiply(self._cells, n, dtype=np.intp)
+        if n > 1:
+            place += labels
+        return np.bincount(place, weights, minlength=self._size.size * n).reshape(*self._size.shape, n)
+
+    def add_up(self, counts: np.ndarray) -> Iterator[tuple[Region, np.ndarray]]:
+        """From numbers of each slice of each part to those of the regions, in the order of `__iter__`."""
+        parts = counts.sum(axis=0)
+        yield Region("both"), parts.sum(axis=0)
+        for name, label in LUNGS.items():
+            yield Region(name), parts[self._lung_of == label].sum(axis=0)
+        for name, label in LOBES.items():
+            yield Region(name), parts[self._lobe_of == label].sum(axis=0)
+        for number, name in enumerate(ZONES, start=1):
+            yield Region(name, ZONE_DEF), counts[self._zone_of == number].sum(axis=0)
 
     def zones(
         self, definition: str, carina_mm: float | None = None
@@ -128,14 +141,10 @@ class Regions:
         list of (Region, ndarray of bool, shape (K, P)) or None
             And which slices of which parts each has; None where the definition needs a carina and none is known.
         """
-        there, _ = self._cells
-        lung, lobe = np.divmod(there, _N_LOBES)
-        voxels = self.by_slice(np.zeros(self.lung.shape, np.uint8), 1)[..., 0]
-        counts = np.stack([voxels[:, lung == label].sum(axis=1) for label in range(_N_LUNGS)], axis=1)
-        table = zone_table(definition, counts, self.lungs.grid, carina_mm)
+        table = zone_table(definition, self._lung_size, self.lungs.grid, carina_mm)
         if table is None:
             return None
-        number = np.where(voxels > 0, table[:, lung, lobe], 0)
+        number = np.where(self._size > 0, table[:, self._lung_of, self._lobe_of], 0)
         return [
             (Region(name, definition), number == n)
             for n, name in enumerate(ZONES, start=1)
@@ -150,27 +159,16 @@ class Regions:
         k, j, i = (max(1, round(spacing_mm / s)) for s in self.lungs.spacing)
         every = slice(None, None, k), slice(None, None, j), slice(None, None, i)
         affine = self.lungs.affine @ np.diag([k, j, i, 1.0])
-        lungs, lobes, zones = (
-            Volume(np.ascontiguousarray(v.array[every]), affine)
-            for v in (self.lungs, self._lobes, self._zones)
+        lungs, lobes = (
+            Volume(np.ascontiguousarray(v.array[every]), affine) for v in (self.lungs, self._lobes)
         )
-        return Regions(lungs, lobes, zones), every
+        return Regions(lungs, lobes, self._slice_zones[::k]), every
 
     def kept(self, every: tuple[slice, slice, slice]) -> np.ndarray:
         """Which voxels of the row are left after thinning, shape (N,)."""
-        lattice = np.zeros(self.inside.shape, bool)
+        lattice = np.zeros(self.lungs.shape, bool)
         lattice[every] = True
         return self.row(lattice)
-
-
-def _counts(
-    parts: np.ndarray, shape: tuple[int, ...], labels: np.ndarray, n: int, weights: np.ndarray | None
-) -> np.ndarray:
-    """How many voxels, or the sum of their weights, of each part and label: `shape` and a last axis of n."""
-    place = parts if n == 1 else np.multiply(parts, n, dtype=np.intp)
-    if n > 1:
-        place += labels
-    return np.bincount(place, weights, minlength=int(np.prod(shape)) * n).reshape(*shape, n)
 
 
 def percent(part: SupportsFloat, whole: SupportsFloat) -> float:

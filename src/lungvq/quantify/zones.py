@@ -15,6 +15,7 @@ __all__ = [
     "ZONE_DEF",
     "ZONE_DEFS",
     "carina_height",
+    "slices_by_height",
     "zone_table",
     "zones_by_height",
     "zones_by_landmark",
@@ -59,7 +60,7 @@ def zones_by_height(lungs: Volume) -> Volume:
     >>> [ZONES[n - 1] for n in zones_by_height(column).array[::2, 0, 0]]
     ['left_lower', 'left_middle', 'left_upper']
     """
-    return _painted(lungs, _by_height(_slice_counts(lungs)))
+    return _painted(lungs, slices_by_height(_slice_counts(lungs)))
 
 
 def zones_by_volume(lungs: Volume, *, pooled: bool = False) -> Volume:
@@ -128,7 +129,7 @@ def zone_table(
     if definition == "lobar_proxy":
         return np.broadcast_to(_OF_LOBE, (len(counts), len(LUNGS) + 1, _OF_LOBE.size))
     of_slice = {
-        ZONE_DEF: lambda: _by_height(counts),
+        ZONE_DEF: lambda: slices_by_height(counts),
         "equal_volume_per_lung": lambda: _by_volume(counts),
         "equal_volume_pooled": lambda: _by_volume(counts, pooled=True),
         "anatomic_landmark": lambda: _by_landmark(counts, grid, carina_mm or 0.0),
@@ -173,7 +174,9 @@ def _slice_counts(lungs: Volume) -> np.ndarray:
     return np.array([np.bincount(plane.ravel(), minlength=len(LUNGS) + 1) for plane in lungs.array])
 
 
-def _by_height(counts: np.ndarray) -> np.ndarray:
+def slices_by_height(counts: np.ndarray) -> np.ndarray:
+    """The zone of each slice in each lung, shape (K, 3), by thirds of height; `counts` as for `zone_table`."""
+
     def third(n: np.ndarray) -> np.ndarray:
         slices = np.flatnonzero(n)
         low, high = slices[0], slices[-1] + 1
