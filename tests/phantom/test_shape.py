@@ -9,7 +9,20 @@ from scipy import ndimage
 
 from lungvq.phantom import CASES
 from lungvq.phantom.chest import draw_shape
-from lungvq.phantom.shape import FLUID, aorta, body_hu, cage, carina, hilum, lung, spine_at, ventricles
+from lungvq.phantom.shape import (
+    AIR,
+    FLUID,
+    aorta,
+    body_hu,
+    cage,
+    carina,
+    hilum,
+    in_air,
+    lung,
+    spine_at,
+    torso,
+    ventricles,
+)
 
 STEP = 4.0
 PEOPLE = 50
@@ -32,7 +45,7 @@ def _body(c, points):
     for n in numba.prange(points.shape[0]):
         x, y, z = points[n, 0], points[n, 1], points[n, 2]
         wall[n] = cage(c, x, y, z)
-        hu[n] = body_hu(c, wall[n], x, y, z, x, y, z)
+        hu[n] = body_hu(c, wall[n], torso(c, x, y, z), x, y, z, x, y, z)
     return hu, wall
 
 
@@ -211,6 +224,15 @@ def test_a_collapsed_lung_keeps_a_ball():
     _, whole_right, whole_left = masks(c.whole())
     assert np.array_equal(right, whole_right)
     assert whole_left.sum() > 5 * left.sum()
+
+
+def test_what_is_told_to_be_air_without_asking_is_air():
+    c = draw_shape(CASES["healthy"], np.random.default_rng(1))
+    rng = np.random.default_rng(3)
+    points = rng.uniform([-240, -190, -40], [240, 190, 260], (4000, 3))
+    skipped = np.array([in_air(c, torso(c, *p), p[1]) for p in points])
+    assert 0.2 < skipped.mean() < 0.7
+    assert (_body(c, points[skipped])[0] == AIR).all()
 
 
 def test_the_body_has_what_a_body_has():

@@ -33,7 +33,10 @@ APEX_Z, HEIGHT, MIDDLE_X, BACK_Y, DEPTH_AP, DEPTH, DEPTH_BACK, WIDEN, DEEPEN = 0
 
 
 class Motion(NamedTuple):
-    """Settings of the map, in few arrays: handing one from function to function costs time. Lengths in mm, LPS.
+    """Settings of the map, in few arrays. Lengths in mm, LPS.
+
+    Handing them from function to function costs as much as a hundred waves: what is called for every voxel is
+    inlined, or takes single arrays.
 
     Triples are right oblique, left oblique, horizontal fissure.
 
@@ -108,16 +111,15 @@ def stretch(c, x, y, z, grad):
 
 
 @numba.njit(cache=True, error_model="numpy")
-def ripple(m, x, y, z, grad):
-    """Where the waves and bumps take a point; their gradient goes into `grad`."""
-    ux, uy, uz = wave_displacement(m.waves, x, y, z, grad)
-    for n in range(m.bumps.shape[0]):
-        dx, dy, dz = x - m.bumps[n, 0], y - m.bumps[n, 1], z - m.bumps[n, 2]
-        v = m.bumps[n, 3] ** 2
+def _add_bumps(bumps, x, y, z, ux, uy, uz, grad):
+    """A displacement and what bumps add to it; their gradient is added to `grad`."""
+    for n in range(bumps.shape[0]):
+        dx, dy, dz = x - bumps[n, 0], y - bumps[n, 1], z - bumps[n, 2]
+        v = bumps[n, 3] ** 2
         q = (dx * dx + dy * dy + dz * dz) / v
         if q > 60:  # what is left out there is less than rounding
             continue
-        g = -m.bumps[n, 4] * np.exp(-0.5 * q)
+        g = -bumps[n, 4] * np.exp(-0.5 * q)
         d = (dx, dy, dz)
         ux += g * dx
         uy += g * dy
@@ -126,10 +128,18 @@ def ripple(m, x, y, z, grad):
             grad[a, a] += g
             for b in range(3):
                 grad[a, b] -= g * d[a] * d[b] / v
+    return ux, uy, uz
+
+
+@numba.njit(inline="always", error_model="numpy")
+def ripple(m, x, y, z, grad):
+    """Where the waves and bumps take a point; their gradient goes into `grad`."""
+    ux, uy, uz = wave_displacement(m.waves, x, y, z, grad)
+    ux, uy, uz = _add_bumps(m.bumps, x, y, z, ux, uy, uz, grad)
     return x + ux, y + uy, z + uz
 
 
-@numba.njit(cache=True, error_model="numpy")
+@numba.njit(inline="always", error_model="numpy")
 def without_slide(m, x, y, z, grad, work):
     """Stretch after ripple; the gradient goes into `grad`. `work` is scratch, shape (2, 3, 3)."""
     a, b, c = ripple(m, x, y, z, work[0])
@@ -149,8 +159,21 @@ def forward(m, x, y, z, grad, work):
     """
     a, b, c = without_slide(m, x, y, z, grad, work)
     label, near, which = lobe_of(m.sheet, 1 if a > m.chest[MIDDLE_X] else 0, a, b, c)
-    p, q, r, extra = slide(m, label, a, b, c)
+    p, q, r, extra = a, b, c, 1.0
+    if slides_on(m, label) >= 0:
+        p, q, r, extra = slide(m, label, a, b, c)
     return p, q, r, det(grad) * extra, label, near, which, a, b
+
+
+@numba.njit(inline="always", error_model="numpy")
+def moved_on(m, x, y, z, ux, uy, uz, grad):
+    """``phi`` of a point whose displacement by the waves is known. `grad` is scratch."""
+    ux, uy, uz = _add_bumps(m.bumps, x, y, z, ux, uy, uz, grad)
+    a, b, c = stretch(m.chest, x + ux, y + uy, z + uz, grad)
+    if m.slide[0] != 0 or m.slide[1] != 0 or m.slide[2] != 0:
+        label = lobe_of(m.sheet, 1 if a > m.chest[MIDDLE_X] else 0, a, b, c)[0]
+        a, b, c, _ = slide(m, label, a, b, c)
+    return a, b, c
 
 
 @numba.njit(cache=True, error_model="numpy")

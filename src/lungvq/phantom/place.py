@@ -10,7 +10,7 @@ from lungvq.phantom.motion import MIDDLE_X, forward, ripple, stretch
 from lungvq.phantom.shape import lung
 
 
-@numba.njit(cache=True, error_model="numpy")
+@numba.njit(inline="always", error_model="numpy")
 def aerated(c, m, x, y, z, grad):
     """Distance to the surface of what holds air, negative inside, and the same for all of the lung."""
     whole = lung(c, 1 if x > c.midline else 0, x, y, z)

@@ -6,10 +6,11 @@ import numba
 import numpy as np
 
 from lungvq.phantom.lobes import absence
-from lungvq.phantom.motion import DEEPEN, WIDEN, backward, forward, newton_step, unstretch
+from lungvq.phantom.motion import DEEPEN, WIDEN, backward, forward, moved_on, newton_step, unstretch
 from lungvq.phantom.place import aerated
-from lungvq.phantom.shape import body_hu, cage, outline
+from lungvq.phantom.shape import FAR, body_hu, cage, in_air, outline, torso
 from lungvq.phantom.tissue import composition
+from lungvq.phantom.waves import wave_row, waves_along
 
 FISSURE_MM = 0.5  # thickness, in the stretched lung
 FISSURE_EXCESS = 0.9  # g/mL above the parenchyma around it, at expiration
@@ -40,7 +41,7 @@ def _share(c, m, x, y, z, grad, jac, hx, hy, hz, scratch):
     return total / 8
 
 
-@numba.njit(cache=True, error_model="numpy")
+@numba.njit(inline="always", error_model="numpy")
 def _plate(m, near, which, x, y, width):
     """Mean density that a fissure adds to a voxel of `width` mm, g/mL at expiration."""
     if not m.visible or near > 0.5 * (FISSURE_MM + width) or absence(m, which, x, y) > m.gap[which]:
@@ -74,6 +75,12 @@ def render_lungs(c, m, t, w, breath_in, shape, affine, ribs_rise, rho, cover, bo
     h = (hx * hy * hz) ** (1 / 3)
     totals = np.zeros((shape[0], 6, 4))
     widest, deepest = max(m.chest[WIDEN], m.chest[WIDEN + 1]), max(m.chest[DEEPEN], m.chest[DEEPEN + 1])
+    beside = np.zeros((shape[1], shape[2]), np.bool_)  # of the body, seen from above
+    if breath_in:
+        for j in range(shape[1]):
+            for i in range(shape[2]):
+                x, y = affine[0, 3] + hx * i, affine[1, 3] + hy * j
+                beside[j, i] = outline(c, x / (1 + widest), y / (1 + deepest)) > 8.0
     for k in numba.prange(shape[0]):
         grad, work = np.empty((3, 3)), np.empty((2, 3, 3))
         z = affine[2, 3] + hz * k
@@ -82,17 +89,25 @@ def render_lungs(c, m, t, w, breath_in, shape, affine, ribs_rise, rho, cover, bo
             # the last solutions of the two inversions: the next one is near
             wx, wy, wz = affine[0, 3], y, z
             ox, oy, oz = 0.0, 0.0, 0.0
+            within = False
             for i in range(shape[2]):
+                if beside[j, i]:
+                    continue
                 x = affine[0, 3] + hx * i
                 px, py, pz, rz = x, y, z, z
                 if breath_in:
-                    if outline(c, x / (1 + widest), y / (1 + deepest)) > 8.0:
-                        continue
                     wx, wy, wz = unstretch(m.chest, x, y, z, wx + hx, wy, wz, grad)
                     px, py, pz, rz = wx, wy, wz, z - ribs_rise
                 lx, ly, lz, jac, label, near, which, qx, qy = px, py, pz, 1.0, 0, 1e3, 0, 0.0, 0.0
-                d, whole = aerated(c, m, px, py, pz, grad)
-                grown = 1.0
+                d, whole, grown, wall, skin = 0.0, 0.0, 1.0, 0.0, 0.0
+                if not (breath_in and within):  # the neighbour is in the lung: this one is near it
+                    skin = torso(c, px, py, rz)
+                    if in_air(c, skin, py):
+                        continue
+                    d = whole = wall = cage(c, px, py, pz)
+                    if wall < FAR:
+                        d, whole = aerated(c, m, px, py, pz, grad)
+                within = False
                 if d < 15.0:
                     if breath_in:
                         found = backward(m, x, y, z, px + ox, py + oy, pz + oz, 1e-3, grad, work)
@@ -100,7 +115,7 @@ def render_lungs(c, m, t, w, breath_in, shape, affine, ribs_rise, rho, cover, bo
                         ox, oy, oz = lx - px, ly - py, lz - pz
                         jac, label, near, which, qx, qy = found[3:9]
                         d, whole = aerated(c, m, lx, ly, lz, work[0])
-                        grown = jac
+                        grown, within = jac, d < 0
                     elif d < 2 * h:
                         jac, label, near, which, qx, qy = forward(m, x, y, z, grad, work)[3:9]
                         for a in range(3):
@@ -128,7 +143,9 @@ def render_lungs(c, m, t, w, breath_in, shape, affine, ribs_rise, rho, cover, bo
                     if whole < 0 and d > 0:
                         body[k, j, i] = AIRLESS_HU
                     else:
-                        body[k, j, i] = body_hu(c, cage(c, px, py, rz), px, py, rz, px, py, pz)
+                        if breath_in:  # the wall is that of another height
+                            wall, skin = cage(c, px, py, rz), torso(c, px, py, rz)
+                        body[k, j, i] = body_hu(c, wall, skin, px, py, rz, px, py, pz)
     return totals
 
 
@@ -225,18 +242,21 @@ def render_truth(
     c, m, t, w, shape, affine, lobes, displacement, jacobian, ventilation, flow, change, disease
 ):
     """Truth on the expiratory grid: displacement in mm, J, air gained (mL/mL), flow, mass gained (g/mL), kind."""
+    along = waves_along(m.waves, affine[0, 3], affine[0, 2], shape[2])
     for k in numba.prange(shape[0]):
-        grad, work = np.empty((3, 3)), np.empty((2, 3, 3))
+        grad, work, row = np.empty((3, 3)), np.empty((2, 3, 3)), np.empty((3, shape[2]))
         z = affine[2, 3] + affine[2, 0] * k
         for j in range(shape[1]):
             y = affine[1, 3] + affine[1, 1] * j
+            wave_row(m.waves, along, y, z, row)
             for i in range(shape[2]):
                 x = affine[0, 3] + affine[0, 2] * i
-                a, b, c_, jac, label = forward(m, x, y, z, grad, work)[:5]
+                a, b, e = moved_on(m, x, y, z, row[0, i], row[1, i], row[2, i], grad)
                 displacement[k, j, i, 0] = a - x
                 displacement[k, j, i, 1] = b - y
-                displacement[k, j, i, 2] = c_ - z
+                displacement[k, j, i, 2] = e - z
                 if lobes[k, j, i]:
+                    jac, label = forward(m, x, y, z, grad, work)[3:5]
                     depth = -aerated(c, m, x, y, z, grad)[0]
                     _, _, gained, q, kind = composition(t, w, x, y, z, label, depth, jac)
                     jacobian[k, j, i] = jac

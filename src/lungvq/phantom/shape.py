@@ -358,7 +358,7 @@ def outline(c, x, y):
 
 
 @numba.njit(cache=True, error_model="numpy")
-def _torso(c, x, y, z):
+def torso(c, x, y, z):
     """Distance to the skin without breasts: chest, shoulders, and the slope up to the neck."""
     high = z - c.apex_z
     width = c.half_width + c.wall + c.fat + 42.0 * c.size * ramp((high + 125.0) / 100.0)
@@ -372,6 +372,12 @@ def _torso(c, x, y, z):
     return (r - 1) * depth
 
 
+@numba.njit(inline="always", error_model="numpy")
+def in_air(c, d_torso, y):
+    """Whether a point so far from the torso is outside the body, breasts and all; it may be so elsewhere too."""
+    return d_torso > 0 and (c.breast == 0 or y >= 0 or d_torso >= c.breast)
+
+
 @numba.njit(cache=True, error_model="numpy")
 def _breast(c, x, y, z, share):
     """Distance to a breast, or to its gland, a smaller ellipsoid."""
@@ -383,22 +389,22 @@ def _breast(c, x, y, z, share):
 
 
 @numba.njit(cache=True, error_model="numpy")
-def body_hu(c, d_cage, x, y, z, fx, fy, fz):
+def body_hu(c, d_cage, d_torso, x, y, z, fx, fy, fz):
     """HU outside the lungs and their tubes.
 
     ``(fx, fy, fz)`` is where the matter was at expiration when it follows the diaphragm and the heart;
-    ``(x, y, z)`` when it follows the ribs, which move less. `d_cage` belongs to the latter.
+    ``(x, y, z)`` when it follows the ribs, which move less. `d_cage` and `d_torso`, the distance from the skin
+    without breasts, belong to the latter.
     """
-    torso = _torso(c, x, y, z)
-    d_skin = torso
-    if c.breast > 0 and y < 0 and torso < c.breast:
-        d_skin = -smooth_max(-torso, -_breast(c, x, y, z, 1.0), 20.0)
+    d_skin = d_torso
+    if c.breast > 0 and y < 0 and d_torso < c.breast:
+        d_skin = -smooth_max(-d_torso, -_breast(c, x, y, z, 1.0), 20.0)
     if d_skin > 0:
         return AIR
     if d_skin > -2.0:
         return SKIN
     if d_cage > 0:
-        return _wall_hu(c, d_cage, torso, x, y, z)
+        return _wall_hu(c, d_cage, d_torso, x, y, z)
     side = 1 if fx > c.midline else 0
     if side == c.fluid_side and _level(c, fy, fz) > -2.0 and _lung(c, side, fx, fy, fz) < 0:
         return FLUID

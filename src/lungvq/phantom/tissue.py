@@ -93,7 +93,7 @@ def _cell(x, y, z, grain, salt):
     return np.sqrt(best) * grain, number
 
 
-@numba.njit(cache=True, error_model="numpy")
+@numba.njit(inline="always", error_model="numpy")
 def _extent(t, n, x, y, z, label, depth, uneven):
     """0 outside a diseased region, 1 inside."""
     form = t.form[n]
@@ -110,7 +110,7 @@ def _extent(t, n, x, y, z, label, depth, uneven):
     return 1 / (1 + np.exp(d / 1.5))
 
 
-@numba.njit(cache=True, error_model="numpy")
+@numba.njit(inline="always", error_model="numpy")
 def _filled(t, n, x, y, z, extent):
     """How ill a point is with disease `n`, from its extent there and the texture."""
     if extent < 1e-3 or t.texture[n] == SOLID:
@@ -123,7 +123,7 @@ def _filled(t, n, x, y, z, extent):
     return extent / (1 + np.exp(-(d - 0.55 * t.grain[n]) / 0.4))  # strands between cells
 
 
-@numba.njit(cache=True, error_model="numpy")
+@numba.njit(inline="always", error_model="numpy")
 def composition(t, territory, x, y, z, label, depth, jac):
     """Dry tissue, blood, blood gained on inspiration (g/mL of expiratory lung), relative flow, and disease.
 

@@ -73,6 +73,29 @@ def wave_displacement(w, x, y, z, grad):
     return ux, uy, uz
 
 
+@numba.njit(cache=True, error_model="numpy")
+def waves_along(w, first, step, count):
+    """Sines and cosines, (2, n, count), of what waves `w` take of their phase from x on a grid."""
+    out = np.empty((2, w.shape[1], count))
+    for n in range(w.shape[1]):
+        for i in range(count):
+            out[0, n, i], out[1, n, i] = sincos(w[0, n] * (first + step * i))
+    return out
+
+
+@numba.njit(cache=True, error_model="numpy", fastmath=LOOSE)
+def wave_row(w, along, y, z, out):
+    """Displacement (3, count) by waves `w` (7, n) in one row: no sine is taken but one for each wave."""
+    out[:] = 0.0
+    for n in range(w.shape[1]):
+        sin, cos = sincos(w[1, n] * y + w[2, n] * z + w[3, n])
+        for i in range(out.shape[1]):
+            s = along[0, n, i] * cos + along[1, n, i] * sin
+            out[0, i] += w[4, n] * s
+            out[1, i] += w[5, n] * s
+            out[2, i] += w[6, n] * s
+
+
 def random_waves(rng: np.random.Generator, count: int, length: float) -> Floats:
     """Wave vectors and phases (4, count) of a random field with a Gaussian correlation of sd `length` mm."""
     vectors = rng.normal(size=(count, 3)).T / length
