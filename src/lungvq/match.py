@@ -14,14 +14,14 @@ from lungvq.anatomy import LUNG_OF_LOBE_LABEL, LUNGS
 from lungvq.breath import Breath
 from lungvq.errors import GeometryError
 from lungvq.findings import Finding, passed, warn
-from lungvq.hu import OUTSIDE_HU
-from lungvq.pair import MatchedPair, noise_sd
+from lungvq.hu import OUTSIDE_HU, calibrate_hu
+from lungvq.pair import MatchedPair, lung_totals, noise_sd
 from lungvq.regional import carry, fill_from_nearest, reaching_out
 from lungvq.register import Registration, warp_labels
 from lungvq.sharpness import blurred_within, matching_blur
 from lungvq.volume import Grid, Volume
 
-__all__ = ["alike", "carry_inspiration", "carry_lobes", "carry_map", "equally_sharp", "match"]
+__all__ = ["alike", "carry_inspiration", "carry_lobes", "carry_map", "equally_sharp", "match", "one_scale"]
 
 
 def match(insp: Breath, exp: Breath, registration: Registration) -> MatchedPair:
@@ -119,7 +119,7 @@ def _coarser(old: Grid, new: Grid, *arrays: np.ndarray) -> Iterator[np.ndarray]:
 def carry_inspiration(displacement: Volume, insp: Breath, grid: Grid) -> Volume:
     """The inspiration scan seen from the expiration, int16 HU as scanned, at the resolution of `grid`."""
     carried = insp.ct.through(displacement, grid, fill=OUTSIDE_HU)
-    return carried.like(np.rint(carried.array).astype(np.int16))
+    return carried.like(np.rint(carried.array, out=carried.array).astype(np.int16))
 
 
 def carry_map(values: Volume, lungs: Volume, lungs_exp: Volume) -> Volume:
@@ -175,6 +175,28 @@ def alike(insp: Breath, exp: Breath) -> tuple[Breath, Breath, Finding]:
         )
     first, second = (replace(b, blur_mm=blur) for b, blur in zip((insp, exp), blurs, strict=True))
     return first, second, finding
+
+
+def one_scale(insp: Breath, exp: Breath) -> tuple[Breath, Breath]:
+    """Both scans on the HU scale that their references have on average, for two reconstructions of one breath.
+
+    A kernel keeps means, and one acquisition has one scale: where tracheal air reads a little otherwise, the kernel's
+    edges in the trachea did it. References more than 20 HU apart are left to each scan: they may be two acquisitions.
+    """
+    air, blood = (
+        [value for b in (insp, exp) if (value := getattr(b.references, name)) is not None]
+        for name in ("air_hu", "blood_hu")
+    )
+    if len(air) < 2 or abs(air[0] - air[1]) > _ONE_SCALE_HU or len(blood) == 1:
+        return insp, exp
+    scale = calibrate_hu(float(np.mean(air)), float(np.mean(blood)) if blood else None)
+    first, second = (
+        replace(b, calibrate=scale, totals=lung_totals(b.ct, b.anatomy.lungs, scale)) for b in (insp, exp)
+    )
+    return first, second
+
+
+_ONE_SCALE_HU = 20.0
 
 
 def equally_sharp(insp: Breath, exp: Breath, insp_on_exp: Volume) -> tuple[np.ndarray, np.ndarray]:

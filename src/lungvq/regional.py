@@ -55,10 +55,12 @@ class Neighbourhoods:
         self._lungs = lungs
         self._sigma = [sigma_mm / s for s in lungs.spacing]
         self._parts: list[tuple[str, tuple[slice, slice, slice], np.ndarray, np.ndarray]] = []
-        for name, label in LUNGS.items():
-            box = _box(lungs.array == label, [int(np.ceil(REACH * s)) + 1 for s in self._sigma])
-            if box is None:
+        margin = [int(np.ceil(REACH * s)) + 1 for s in self._sigma]
+        boxes = find_objects(lungs.array, max_label=len(LUNGS))
+        for (name, label), found in zip(LUNGS.items(), boxes, strict=True):
+            if found is None:
                 continue
+            box = _widened(found, margin, lungs.shape)
             inside = lungs.array[box] == label
             weight = inside if weights is None else np.where(inside, weights[box], 0)
             weight = weight.astype(np.float32)
@@ -178,13 +180,11 @@ def close_sums(
     return factors
 
 
-def _box(mask: np.ndarray, margin: list[int]) -> tuple[slice, slice, slice] | None:
-    found = find_objects(mask.astype(np.uint8), max_label=1)[0] if mask.any() else None
-    if found is None:
-        return None
+def _widened(
+    box: tuple[slice, ...], margin: list[int], shape: tuple[int, int, int]
+) -> tuple[slice, slice, slice]:
     a, b, c = (
-        slice(max(0, s.start - m), min(n, s.stop + m))
-        for s, m, n in zip(found, margin, mask.shape, strict=True)
+        slice(max(0, s.start - m), min(n, s.stop + m)) for s, m, n in zip(box, margin, shape, strict=True)
     )
     return a, b, c
 

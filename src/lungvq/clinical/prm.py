@@ -34,15 +34,13 @@ def prm_class(hu_insp: np.ndarray, hu_exp: np.ndarray) -> np.ndarray:
     [1, 2, 3, 4]
     """
     low_insp, low_exp = hu_insp <= EMPHYSEMA_HU, hu_exp <= TRAPPING_HU
-    classes = np.select(
-        [low_insp & low_exp, low_insp, low_exp],
-        [PRM_CLASSES["emphysema"], PRM_CLASSES["emptying_emphysema"], PRM_CLASSES["fsad"]],
-        PRM_CLASSES["normal"],
-    )
     valid = np.ones(np.shape(hu_insp), bool)
     for hu in (hu_insp, hu_exp):
         valid &= (hu >= _VALID_HU[0]) & (hu <= _VALID_HU[1])
-    return np.where(valid, classes, 0).astype(np.uint8)
+    return np.where(valid, _CLASS[2 * low_insp.view(np.uint8) + low_exp], np.uint8(0))
+
+
+_CLASS = np.array([PRM_CLASSES[n] for n in ("normal", "fsad", "emptying_emphysema", "emphysema")], np.uint8)
 
 
 def median_filter(array: np.ndarray, mask: np.ndarray, depth: int) -> np.ndarray:

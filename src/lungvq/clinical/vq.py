@@ -107,12 +107,11 @@ def vq_class(v: np.ndarray, q: np.ndarray, threshold: float = DEFECT_SHARE) -> n
     [1, 2, 3, 4, 0]
     """
     low_v, low_q = v < threshold, q < threshold
-    classes = np.select(
-        [low_v & low_q, low_v, low_q],
-        [VQ_CLASSES["matched_defect"], VQ_CLASSES["shunt"], VQ_CLASSES["dead_space"]],
-        VQ_CLASSES["normal"],
-    )
-    return np.where(np.isfinite(v) & np.isfinite(q), classes, 0).astype(np.uint8)
+    known = np.isfinite(v) & np.isfinite(q)
+    return np.where(known, _CLASS[2 * low_v.view(np.uint8) + low_q], np.uint8(0))
+
+
+_CLASS = np.array([VQ_CLASSES[n] for n in ("normal", "dead_space", "shunt", "matched_defect")], np.uint8)
 
 
 def joint_histogram(v: np.ndarray, q: np.ndarray, edges: tuple[float, ...] = JOINT_EDGES) -> np.ndarray:

@@ -6,7 +6,7 @@ A number of a zone is useless without the meaning it was taken with; one common 
 from __future__ import annotations
 
 import numpy as np
-from scipy.ndimage import label
+from scipy.ndimage import find_objects, label
 
 from lungvq.anatomy import LOBES, LUNGS, ZONES
 from lungvq.volume import Grid, Volume
@@ -152,10 +152,14 @@ def carina_height(airways: Volume) -> float | None:
     is shorter.
     """
     dz, dy, dx = airways.spacing
+    box = find_objects((airways.array > 0).view(np.uint8), max_label=1)[0]
+    if box is None:
+        return None
+    inside = airways.array[box] > 0
     needed = max(1, round(_LEAST_SPLIT_MM / dz))
     seen = 0
-    for k in range(airways.shape[0] - 1, -1, -1):
-        tubes, n = label(airways.array[k] > 0)
+    for k in range(len(inside) - 1, -1, -1):
+        tubes, n = label(inside[k])
         area = np.bincount(tubes.ravel(), minlength=n + 1)[1:] * dy * dx
         large = [
             dx * float(np.nonzero(tubes == t + 1)[1].mean())
@@ -165,7 +169,7 @@ def carina_height(airways: Volume) -> float | None:
         seen = seen + 1 if parted else 0
         if seen == needed:
             middle = ((n - 1) / 2 for n in airways.shape[1:])
-            return float(airways.grid.world((k + needed - 0.5, *middle))[2])
+            return float(airways.grid.world((box[0].start + k + needed - 0.5, *middle))[2])
     return None
 
 
