@@ -18,6 +18,7 @@ from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import binary_erosion, gaussian_filter
 
+from lungvq.anatomy import LOBES
 from lungvq.phantom import CASES, Phantom, make_phantom
 from lungvq.volume import Volume
 
@@ -34,12 +35,17 @@ LEVELS = (64, 48, 32, 24, 20, 16)
 
 
 def planes(phantom: Phantom) -> tuple[float, float]:
-    """y of the coronal cut and z of the axial one, at expiration: most disease, or the trachea and most lung."""
+    """y of the coronal cut and z of the axial one, at expiration: most disease, or the trachea and most lung.
+
+    Fluid and a lobe without air lie at the back.
+    """
     lobes, disease = phantom.truth.lobes_exp, phantom.truth.disease.array
     shown = disease > 0 if disease.any() else lobes.array > 0
     k, j = (np.argmax(gaussian_filter(shown.sum(axis=other).astype(float), 2)) for other in ((1, 2), (0, 2)))
     at = lobes.grid.world((k, j, 0))
     y = at[1] if disease.any() else phantom.subject.trees.airways.ends[0, 1, 1]
+    if phantom.settings.fluid or phantom.settings.collapsed in LOBES:
+        y = np.percentile(lobes.grid.world(np.argwhere(lobes.array > 0))[:, 1], 80)
     return float(y), float(at[2])
 
 
@@ -72,7 +78,7 @@ def cut(volume: Volume, axis: int, mm: float, low: np.ndarray, high: np.ndarray,
     rows = np.arange(high[2], low[2], -step) if axis == 1 else np.arange(low[1], high[1], step)
     points = np.empty((len(rows), len(x), 3))
     points[..., 0], points[..., axis], points[..., 3 - axis] = x, mm, rows[:, None]
-    outside = -1000.0 if volume.array.dtype == np.int16 else 0.0
+    outside = WINDOW[0] if volume.array.dtype == np.int16 else 0.0  # beyond a scan it is black, air is grey
     return volume.sample(points.reshape(-1, 3), fill=outside).reshape(points.shape[:2])
 
 
