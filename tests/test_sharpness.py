@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from lungvq.breath import Breath
-from lungvq.hu import Calibration
-from lungvq.match import alike
+from lungvq.hu import Calibration, calibrate_hu
+from lungvq.match import alike, one_scale
 from lungvq.phantom.scanner import Scanner, expose
 from lungvq.sharpness import blurred_within, matching_blur, sharpness
 from lungvq.volume import Grid, Volume
@@ -76,6 +76,24 @@ def test_scans_of_unlike_sharpness_are_told_and_alike_ones_pass(soft, sharp):
     thick, _, finding = alike(held("inspiration", soft, 1.0), held("expiration", soft, 4.0))
     assert finding.severity == "PASS"
     assert thick.blur_mm[0] > 1
+
+
+@pytest.mark.parametrize(
+    ("air", "shared"), [((-990.0, -1004.0), True), ((-990.0, -1015.0), False), ((-990.0, None), False)]
+)
+def test_two_reconstructions_of_one_breath_have_one_scale(soft, air, shared):
+    ct, lungs = soft
+
+    def held(role, air_hu):
+        seen = SimpleNamespace(air_hu=air_hu, blood_hu=45.0)
+        scale = calibrate_hu(air_hu, 45.0)
+        return Breath(role, None, ct, ct.grid, SimpleNamespace(lungs=lungs), seen, scale, {}, None)
+
+    both = one_scale(held("inspiration", air[0]), held("expiration", air[1]))
+    assert (both[0].calibrate == both[1].calibrate) == shared
+    if shared:
+        np.testing.assert_allclose(both[0].calibrate(np.array([-997.0, 45.0])), [-1000, 45], atol=1e-3)
+        assert both[0].totals == both[1].totals != {}
 
 
 def test_thin_slices_are_smoothed_towards_thick_ones(soft):

@@ -22,7 +22,7 @@ from lungvq.errors import PairError, UsageError
 from lungvq.findings import Finding, fail, passed, warn
 from lungvq.intervals import lobe_borders, region_intervals
 from lungvq.maps import make_maps
-from lungvq.match import alike, carry_inspiration, carry_lobes, carry_map, equally_sharp, match
+from lungvq.match import alike, carry_inspiration, carry_lobes, carry_map, equally_sharp, match, one_scale
 from lungvq.methods import Estimator, load_estimator
 from lungvq.onebreath import without_breathing
 from lungvq.pair import MatchedPair, credible_scale
@@ -118,6 +118,8 @@ def analyse(
         *(sum(t.volume_ml for t in breath.totals.values()) for breath in (inspired, expired)),
         allow=options.allow_no_breathing,
     )
+    if banner:
+        inspired, expired = one_scale(inspired, expired)
     with clock.stage("registering inspiration to expiration"):
         registration = register(
             expired.ct,

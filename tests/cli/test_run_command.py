@@ -139,6 +139,11 @@ def test_swapped_scans_are_refused_with_the_way_out(lungvq, pair, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_healthy_phantom_raises_nothing_but_the_size_of_its_voxels(finished):
+    findings = json.loads((finished / "run.json").read_text())["findings"]
+    assert {f["code"] for f in findings if f["severity"] != "PASS"} == {"SPACING_INSP", "SPACING_EXP"}  # 4 mm
+
+
 def test_no_breathing_is_refused_unless_allowed_and_then_nothing_moves(lungvq, pair, tmp_path):
     twice = ("run", "-q", "--insp", pair[1], "--exp", pair[1], "-o", tmp_path / "out")
     refused = lungvq(*twice)
