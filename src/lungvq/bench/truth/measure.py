@@ -100,10 +100,15 @@ def _motion(phantom: Phantom, found: Registration, ct: Volume, inside: np.ndarra
     return {
         "motion_mean": float(error.mean()),
         "motion_p95": float(np.percentile(error, 95)),
-        "motion_shells": [float(error[(depth > a) & (depth <= b)].mean()) for a, b in SHELLS_MM],
+        "motion_shells": [_mean(error[(depth > a) & (depth <= b)]) for a, b in SHELLS_MM],
         "motion_said": float(np.sqrt((said[some] ** 2).mean() / (error[some] ** 2).mean())),
         "motion_rank": rank(said[some][::20], error[some][::20]),
     }
+
+
+def _mean(values: np.ndarray) -> float:
+    """NaN of nothing: voxels of more than 3 mm have none so near the pleura."""
+    return float(values.mean()) if values.size else float("nan")
 
 
 def _jacobian(phantom: Phantom, found: Registration) -> Values:
