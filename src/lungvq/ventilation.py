@@ -202,7 +202,7 @@ def ventilation_terms(pair: MatchedPair, options: VentilationOptions | None = No
     j = pair.jacobian.array
     inspired = mean(j * air_fraction(pair.hu_insp.array))
     expired = mean(air_fraction(pair.hu_exp.array))
-    volume = mean(j)
+    volume = pair.spread(near).jacobian
     rho_exp, rho_insp = mean(density(pair.hu_exp.array)), mean(density(pair.hu_insp.array))
     hu = {
         lung: rho_exp[lung].like(hu_gain(rho_exp[lung].array, rho_insp[lung].array, _mass_ratio(pair, lung)))
@@ -217,7 +217,7 @@ def ventilation_terms(pair: MatchedPair, options: VentilationOptions | None = No
         jacobian_error,
         hu,
         error,
-        _hybrid(pair, options, near, inspired, volume, jacobian_error),
+        _hybrid(pair, options, near, (rho_exp, rho_insp), inspired, volume, jacobian_error),
     )
 
 
@@ -225,6 +225,7 @@ def _hybrid(
     pair: MatchedPair,
     options: VentilationOptions,
     near: Neighbourhoods,
+    densities: tuple[LungField, LungField],
     inspired: LungField,
     volume: LungField,
     jacobian_error: LungField,
@@ -237,7 +238,7 @@ def _hybrid(
     """
     wide = Neighbourhoods(pair.lungs, options.local_mass_mm)
     exp, insp = density(pair.hu_exp.array), density(pair.hu_insp.array)
-    rho_exp, rho_insp = near.mean(exp), near.mean(insp)
+    rho_exp, rho_insp = densities
     far_exp, far_insp = wide.mean(exp), wide.mean(pair.jacobian.array * insp)
     scatter = options.errors.of_neighbours(pair, near)
     result: LungField = {}
