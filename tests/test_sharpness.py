@@ -8,6 +8,7 @@ import pytest
 from lungvq.breath import Breath
 from lungvq.hu import Calibration, calibrate_hu
 from lungvq.match import alike, one_scale
+from lungvq.pair import lung_totals
 from lungvq.phantom.scanner import Scanner, expose
 from lungvq.sharpness import blurred_within, matching_blur, sharpness
 from lungvq.volume import Grid, Volume
@@ -73,6 +74,10 @@ def test_scans_of_unlike_sharpness_are_told_and_alike_ones_pass(soft, sharp):
     assert (finding.code, finding.severity) == ("SHARPNESS_MISMATCH", "WARN")
     assert "expiration" in finding.message
     assert insp.blur_mm == (0, 0, 0) != exp.blur_mm
+    # A sharp kernel moves mass from beneath the pleura into the chest wall: smoothing gives it back.
+    same, raw = (lung_totals(*scan, Calibration())["left"].mass_g for scan in (soft, sharp))
+    assert raw < 0.99 * same
+    assert exp.totals["left"].mass_g == pytest.approx(same, abs=0.5 * (same - raw))
     thick, _, finding = alike(held("inspiration", soft, 1.0), held("expiration", soft, 4.0))
     assert finding.severity == "PASS"
     assert thick.blur_mm[0] > 1

@@ -15,9 +15,10 @@ from lungvq.breath import Breath
 from lungvq.errors import GeometryError
 from lungvq.findings import Finding, passed, warn
 from lungvq.hu import OUTSIDE_HU, calibrate_hu
-from lungvq.pair import MatchedPair, lung_totals, noise_sd
+from lungvq.pair import LungTotals, MatchedPair, lung_totals, noise_sd
 from lungvq.regional import carry, fill_from_nearest, reaching_out
 from lungvq.register import Registration, warp_labels
+from lungvq.register.field import blur
 from lungvq.sharpness import blurred_within, matching_blur
 from lungvq.volume import Grid, Volume
 
@@ -173,8 +174,33 @@ def alike(insp: Breath, exp: Breath) -> tuple[Breath, Breath, Finding]:
         finding = passed(
             "SHARPNESS_MISMATCH", "The scans are about equally sharp.", value=0.0, limit=0.25, unit="mm"
         )
-    first, second = (replace(b, blur_mm=blur) for b, blur in zip((insp, exp), blurs, strict=True))
+    first, second = (_smoothed(b, blur) for b, blur in zip((insp, exp), blurs, strict=True))
     return first, second, finding
+
+
+def _smoothed(breath: Breath, blur_mm: tuple[float, float, float]) -> Breath:
+    """With that smoothing, and what its lungs hold after it."""
+    if not any(blur_mm):
+        return breath
+    smooth = replace(breath, blur_mm=blur_mm)
+    return replace(smooth, totals=_totals(smooth))
+
+
+def _matched(breath: Breath) -> np.ndarray:
+    """HU as scanned, as smooth as the other scan's.
+
+    The chest wall is smoothed along: a sharp kernel takes from the lung beneath the pleura what it gives to the wall,
+    and a soft one brings the wall into the lung.
+    """
+    if not any(breath.blur_mm):
+        return breath.ct.array
+    sigma = [max(s, 1e-3) for s in _voxels(breath.blur_mm, breath.ct)]
+    smooth: np.ndarray = blur(breath.ct.array.astype(np.float32), sigma)
+    return smooth
+
+
+def _totals(breath: Breath) -> dict[str, LungTotals]:
+    return lung_totals(breath.ct.like(_matched(breath)), breath.anatomy.lungs, breath.calibrate)
 
 
 def one_scale(insp: Breath, exp: Breath) -> tuple[Breath, Breath]:
@@ -190,10 +216,8 @@ def one_scale(insp: Breath, exp: Breath) -> tuple[Breath, Breath]:
     if len(air) < 2 or abs(air[0] - air[1]) > _ONE_SCALE_HU or len(blood) == 1:
         return insp, exp
     scale = calibrate_hu(float(np.mean(air)), float(np.mean(blood)) if blood else None)
-    first, second = (
-        replace(b, calibrate=scale, totals=lung_totals(b.ct, b.anatomy.lungs, scale)) for b in (insp, exp)
-    )
-    return first, second
+    first, second = (replace(b, calibrate=scale) for b in (insp, exp))
+    return replace(first, totals=_totals(first)), replace(second, totals=_totals(second))
 
 
 _ONE_SCALE_HU = 20.0
