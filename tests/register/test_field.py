@@ -11,6 +11,7 @@ from lungvq.register.field import (
     extrapolate,
     fit_affine,
     gaussian_mean,
+    halve_voxels,
     invert,
     jacobian,
     pull,
@@ -114,3 +115,27 @@ def test_local_correlation_is_one_for_scaled_images_and_none_for_strangers(ball)
     assert np.isnan(same[~ball]).all()
     assert np.nanmean(same) > 0.98
     assert np.nanmean(local_correlation(a, b, ball)) < 0.3
+
+
+@pytest.mark.parametrize("kind", ["linear", "cubic", "spline"])
+def test_halved_voxels_lie_a_quarter_to_each_side(kind):
+    line = np.arange(12, dtype=np.float32) * 3 + 1
+    image = np.broadcast_to(line[:, None], (12, 4))
+    halved = halve_voxels(np.ascontiguousarray(image), 0, kind)
+    assert halved.shape == (24, 4)
+    where = (np.arange(24) - 0.5) / 2
+    inner = slice(8, -8)  # splines mirror at the ends
+    np.testing.assert_allclose(halved[inner, 2], (where * 3 + 1)[inner], atol=0.05)
+
+
+def test_splines_keep_more_of_fine_detail_than_lines():
+    place = np.arange(60)
+    truth = lambda x: np.sin(2 * np.pi * x / 4)  # noqa: E731
+    wave = truth(place).astype(np.float32)
+    inner = slice(12, -12)
+    where = (np.arange(120) - 0.5) / 2
+    errors = [
+        np.abs(halve_voxels(wave, 0, kind) - truth(where))[inner].max()
+        for kind in ("linear", "cubic", "spline")
+    ]
+    assert errors[0] > 2 * errors[1] > 4 * errors[2]

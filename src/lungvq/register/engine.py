@@ -8,7 +8,7 @@ from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_dilation, distance_transform_edt
+from scipy.ndimage import binary_dilation, binary_erosion, distance_transform_edt
 from scipy.ndimage import label as components
 
 from lungvq.anatomy import LUNGS
@@ -24,6 +24,7 @@ from lungvq.register.field import (
     extrapolate,
     fit_affine,
     gaussian_mean,
+    halve_voxels,
     jacobian,
     pull,
     smooth,
@@ -49,7 +50,10 @@ _UNFOLD_SIGMAS = (1.0, 1.5, 2.0, 2.0, 3.0, 3.0, 4.0, 4.0, 6.0, 8.0)  # voxels
 _BOX_MARGIN = 5  # voxels around a lung
 _ISLAND_ML = 1.0  # a piece of a mask smaller than this, apart from the rest, is not registered
 _HARDLY_DENSER_HU = 150.0
-_FINE = 0.75  # of the working spacing: voxels of the last steps
+_FINE = 0.75  # voxels of the last steps, of the working spacing or of the scans' voxels if these are larger
+_FINER_THAN = (
+    0.75  # of the finest grid: scans are brought to such voxels, as linear interpolation blurs others
+)
 
 
 Box = tuple[slice, slice, slice]
@@ -141,14 +145,17 @@ class _Source:
     """Share of what lies just outside the mask that looks like the lung inside."""
 
     @classmethod
-    def cut(cls, scan: Volume, lungs: Volume, label: int, margin_mm: float = 12.0) -> _Source:
+    def cut(
+        cls, scan: Volume, lungs: Volume, label: int, finest_mm: float, margin_mm: float = 12.0
+    ) -> _Source:
+        """`finest_mm` is the spacing of the finest grid that is asked for."""
         box = _bounding(lungs.array == label, [int(np.ceil(margin_mm / s)) for s in scan.spacing])
         lung = lungs.array[box] == label
         islands = _islands(lung, _ISLAND_ML / scan.voxel_ml)
         lung &= ~islands
         hu = np.where(lung, np.clip(scan.array[box], *_CLIP_HU), _OUTSIDE_HU).astype(np.float32)
         return cls(
-            Volume(hu, scan.grid.crop(box).affine),
+            _finer(Volume(hu, scan.grid.crop(box).affine), lung, _FINER_THAN * finest_mm),
             Volume(lung.astype(np.float32), scan.grid.crop(box).affine),
             float(islands.sum()) * scan.voxel_ml,
             _aerated_rim(scan.array[box], lungs.array[box], label, scan.spacing),
@@ -157,6 +164,11 @@ class _Source:
     @property
     def volume_ml(self) -> float:
         return float(self.lung.array.sum(dtype=float)) * self.lung.voxel_ml
+
+    @property
+    def voxel_mm(self) -> float:
+        """Edge of a cube as large as a voxel of the scan as given."""
+        return float(np.cbrt(1000 * self.lung.voxel_ml))
 
     def corners(self) -> NDArray[np.float64]:
         """LPS mm of the corners of the box around the lung."""
@@ -231,7 +243,7 @@ def register(
     for scan, lungs, name in ((fixed, fixed_lungs, "fixed"), (moving, moving_lungs, "moving")):
         if not scan.grid.same_as(lungs.grid):
             raise GeometryError(f"expected the {name} lungs on the grid of the {name} scan, got another grid")
-    sources, notes = _pair_up(fixed, moving, fixed_lungs, moving_lungs, options.smallest_lung_ml)
+    sources, notes = _pair_up(fixed, moving, fixed_lungs, moving_lungs, options)
     if not sources:
         raise PairError("no lung can be registered: " + "; ".join(notes))
 
@@ -304,20 +316,42 @@ def warp_labels(registration: Registration, labels: Volume, onto: Grid) -> Volum
 
 
 def _pair_up(
-    fixed: Volume, moving: Volume, fixed_lungs: Volume, moving_lungs: Volume, smallest_ml: float
+    fixed: Volume, moving: Volume, fixed_lungs: Volume, moving_lungs: Volume, options: RegisterOptions
 ) -> tuple[dict[str, tuple[_Source, _Source]], list[str]]:
     """The lungs there is enough of in both scans, and a sentence on each of the others."""
     sources, notes = {}, []
     for name, label in LUNGS.items():
         ml = [float((m.array == label).sum()) * m.voxel_ml for m in (fixed_lungs, moving_lungs)]
-        if min(ml) >= smallest_ml:
-            sources[name] = (_Source.cut(fixed, fixed_lungs, label), _Source.cut(moving, moving_lungs, label))
+        if min(ml) >= options.smallest_lung_ml:
+            finest = _FINE * options.spacing_mm
+            sources[name] = (
+                _Source.cut(fixed, fixed_lungs, label, finest),
+                _Source.cut(moving, moving_lungs, label, finest),
+            )
         else:
             notes.append(
                 f"the {name} lung was not registered: {ml[0]:.0f} mL of it in the fixed scan and "
-                f"{ml[1]:.0f} mL in the moving scan, {smallest_ml:.0f} mL are needed in both"
+                f"{ml[1]:.0f} mL in the moving scan, {options.smallest_lung_ml:.0f} mL are needed in both"
             )
     return sources, notes
+
+
+def _finer(scan: Volume, lung: Mask, largest_mm: float) -> Volume:
+    """A scan on voxels halved along each axis until no wider than `largest_mm`.
+
+    By splines within the lung, which keep what linear interpolation blurs; linearly near the edge, at which
+    they would overshoot.
+    """
+    deep = binary_erosion(lung, iterations=2)
+    for axis in range(3):
+        while scan.spacing[axis] > largest_mm:
+            spline, linear = (halve_voxels(scan.array, axis, kind) for kind in ("spline", "linear"))
+            deep = deep.repeat(2, axis=axis)
+            affine = scan.affine.copy()
+            affine[:3, axis] /= 2
+            affine[:3, 3] -= affine[:3, axis] / 2
+            scan = Volume(np.where(deep, spline, linear), affine)
+    return scan
 
 
 def _islands(lung: Mask, least: float) -> Mask:
@@ -381,7 +415,7 @@ def _register_lung(
     progress.fraction(1.0)
 
     raw = jacobian(motion / h)
-    coarseness = doubt.coarseness_of(fixed.scan.spacing, moving.scan.spacing)
+    coarseness = doubt.coarseness_of(fixed.lung.spacing, moving.lung.spacing)
     signs = doubt.Signs.of(seen[0], seen[1], mask, h, coarseness)
     evidence = _evidence(a, b, start, motion, raw, moving.volume_ml)
     unseen = _unseen(a.grid, mask, motion, whole_scan)
@@ -414,9 +448,10 @@ def _refine_finely(
 ) -> tuple[Array, Array]:
     """Refine a lung's motion, mm on `grid`, on a finer grid: small windows want more voxels than large ones.
 
-    Also the two signs of error that come with it, (2, K, J, I), in mm.
+    But not finer than the scans: between their voxels there is nothing to find, and noise reaches further than
+    the windows know. Also the two signs of error that come with it, (2, K, J, I), in mm.
     """
-    fine = grid_around(_corners(grid), grid.spacing[0] * _FINE)
+    fine = grid_around(_corners(grid), _FINE * max(grid.spacing[0], fixed.voxel_mm, moving.voxel_mm))
     a, b = fixed.on(fine), moving.around(fine, _BOX_MARGIN)
     field = _to_index(_carried(motion, grid, fine), a.grid, b.grid)
     found = refine.refine(a.hu, a.share, b.hu, b.share, field, windows, outside=_OUTSIDE_HU)

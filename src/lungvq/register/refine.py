@@ -20,7 +20,7 @@ import numpy as np
 from scipy.ndimage import binary_dilation
 from scipy.special import erfinv
 
-from lungvq.register.field import Array, Mask, blur, smooth
+from lungvq.register.field import Array, Mask, blur, halve_voxels, smooth
 
 __all__ = ["FINE_WINDOWS", "WINDOWS", "Refined", "local_correlation", "pleura_distance", "refine"]
 
@@ -247,20 +247,10 @@ def _halve(field: Array) -> Array:
     return np.ascontiguousarray(blocks.mean(axis=(2, 4, 6), dtype=np.float32))
 
 
-_QUARTER = np.array([-9, 111, 29, -3], np.float32) / 128
-"""Cubic (Catmull-Rom) weights of four points for the place a quarter of the way from the second to the third."""
-
-
 def _double(field: Array, shape: tuple[int, ...]) -> Array:
     """From the middles of blocks to voxels, by cubic interpolation, straight on beyond the edges."""
     for axis in (1, 2, 3):
-        moved = np.moveaxis(field, axis, 0)
-        n = len(moved)
-        wide = np.pad(moved, [(2, 2), (0, 0), (0, 0), (0, 0)], mode="reflect", reflect_type="odd")
-        fine = np.empty((2 * n, *moved.shape[1:]), np.float32)
-        fine[0::2] = sum(w * wide[3 - m : 3 - m + n] for m, w in enumerate(_QUARTER))
-        fine[1::2] = sum(w * wide[1 + m : 1 + m + n] for m, w in enumerate(_QUARTER))
-        field = np.moveaxis(fine, 0, axis)
+        field = halve_voxels(field, axis, "cubic")
     return np.ascontiguousarray(field[:, : shape[0], : shape[1], : shape[2]])
 
 
