@@ -183,7 +183,9 @@ def _offset(found: Found) -> list[str]:
             shown = [f"{x:.3f}" for x in numbers[:ranks]]
             if kind in ("calibrated", "as scanned"):
                 shown = [f"{x:.3f} ({x - b:+.3f})" for x, b in zip(numbers[:ranks], base, strict=False)]
-            shown += [f"{x:+.1f}" for x in numbers[ranks:]] or ["", ""]
+            # Expired density is no amount of air or mass.
+            amounts = [] if kind == "null" else numbers[ranks:]
+            shown += [f"{x:+.1f}" for x in amounts] or ["", ""]
             rows.append([f"{subject.name} {subject.seed}", kind, *shown])
     if not rows:
         return []
