@@ -52,7 +52,7 @@ _ISLAND_ML = 1.0  # a piece of a mask smaller than this, apart from the rest, is
 _HARDLY_DENSER_HU = 150.0
 _FINE = 0.75  # voxels of the last steps, of the working spacing or of the scans' voxels if these are larger
 _FINER_THAN = (
-    0.75  # of the finest grid: scans are brought to such voxels, as linear interpolation blurs others
+    0.75  # of the finest grid: the voxels scans are brought to, as linear interpolation blurs others
 )
 
 

@@ -220,8 +220,7 @@ def _defects(found: Found) -> list[str]:
 
 
 def _slopes(found: Found) -> list[str]:
-    """Whether the registration takes away mass change: what was found on what was there, all
-    regions together."""
+    """Whether the registration takes away mass change: what was found on what was there, all regions together."""
     regions = np.concatenate([np.array(v["m_regions"], float) for _, v in found], axis=1)
     each = np.array([np.nanmean(np.array(v["m_regions"], float), axis=1) for _, v in found])
     rows = []
@@ -254,11 +253,9 @@ def _slopes(found: Found) -> list[str]:
         )
     return _table(
         "Does the registration take away mass change?",
-        f"Mass change found on mass change there, {regions.shape[1]} regions of 20 mm radius of all"
-        " subjects: slope"
-        " (its jackknife error over subjects), correlation, bias and spread in mg/mL; slope of the"
-        " subjects' means. A"
-        " registration that matched densities would make slopes small.",
+        f"Mass change found on mass change there, {regions.shape[1]} regions of 20 mm radius of all subjects: slope"
+        " (its jackknife error over subjects), correlation, bias and spread in mg/mL; slope of the subjects' means."
+        " A registration that matched densities would make slopes small.",
         ["", "slope", "r", "bias", "spread", "slope of means"],
         rows,
     )
@@ -297,11 +294,9 @@ def _lobar(found: Found) -> list[str]:
             )
     return _table(
         "Shares of lobes (T8)",
-        f"{len(found)} subjects, five lobes each: pooled r, r over subjects within a lobe (mean of"
-        " five), mean absolute"
-        " error and 95 % limits of agreement in percentage points. Perfusion is held against flow,"
-        " which blood mass"
-        " does not measure.",
+        f"{len(found)} subjects, five lobes each: pooled r, r over subjects within a lobe (mean of five), mean"
+        " absolute error and 95 % limits of agreement in percentage points. Perfusion is held against flow, which"
+        " blood mass does not measure.",
         ["", "", "pooled r", "within-lobe r", "error pp", "limits pp"],
         rows,
     )
