@@ -8,7 +8,6 @@ how often intervals hold the truth (docs/results/registration.md).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,22 +47,17 @@ class Signs:
         As `refine.Refined` has them, mm.
     beyond : ndarray of float32, shape (K, J, I)
         Share of a Gaussian of 4 mm that lies outside the lung.
-    coarseness : float
-        `coarseness_of` the scans' own voxels.
     """
 
     discord: Array
     weakness: Array
     beyond: Array
-    coarseness: float = 1.0
 
     @classmethod
-    def of(
-        cls, discord: Array, weakness: Array, mask: Mask, spacing_mm: float, coarseness: float = 1.0
-    ) -> Signs:
+    def of(cls, discord: Array, weakness: Array, mask: Mask, spacing_mm: float) -> Signs:
         """With the share beyond the pleura taken from the lung's mask."""
         beyond = 1 - blur(mask.astype(np.float32), _BEYOND_MM / spacing_mm)
-        return cls(discord, weakness, np.clip(beyond, 0, 1), coarseness)
+        return cls(discord, weakness, np.clip(beyond, 0, 1))
 
     def squared(self, parts: tuple[float, ...]) -> Array:
         """The sum of the parts that each sign adds."""
@@ -76,22 +70,7 @@ class Signs:
             + of_both * discord * weakness
             + of_beyond * self.beyond
         )
-        return total * np.float32(self.coarseness**2)
-
-
-def coarseness_of(*spacings: Sequence[float]) -> float:
-    """How much larger errors are for scans with voxels of more than 2 mm, the coarser scan's.
-
-    Noise of such a scan reaches over more of what the two halves of the chequerboard are made of: they agree on
-    it, and their discord tells too little. The square root of the voxels' edges was measured on phantoms of 2.5
-    and 3 mm.
-
-    Examples
-    --------
-    >>> round(coarseness_of((2.0, 1.0, 1.0), (3.0, 3.0, 3.0)), 2)
-    1.22
-    """
-    return max(float(np.prod([max(s, 2.0) / 2.0 for s in spacing]) ** (1 / 6)) for spacing in spacings)
+        return total
 
 
 def displacement_error(signs: Signs) -> Array:

@@ -415,8 +415,7 @@ def _register_lung(
     progress.fraction(1.0)
 
     raw = jacobian(motion / h)
-    coarseness = doubt.coarseness_of(fixed.lung.spacing, moving.lung.spacing)
-    signs = doubt.Signs.of(seen[0], seen[1], mask, h, coarseness)
+    signs = doubt.Signs.of(seen[0], seen[1], mask, h)
     evidence = _evidence(a, b, start, motion, raw, moving.volume_ml)
     unseen = _unseen(a.grid, mask, motion, whole_scan)
     return _Result(box, mask, motion, raw, signs, replace(evidence, unseen=unseen))
