@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from analytic_chest import dice, make_chest
+from scipy.ndimage import gaussian_filter
 
 from lungvq.errors import InputError
 from lungvq.findings import Severity
@@ -71,6 +72,15 @@ def test_the_trachea_does_not_belong_to_the_lung():
     assert (anatomy.lungs.array[trachea] > 0).mean() < 0.2
     trachea[:62] = False
     assert not anatomy.lungs.array[trachea].any()
+
+
+def test_the_blurred_wall_of_the_trachea_does_not_reach_above_the_lung():
+    chest = make_chest()
+    blurred = gaussian_filter(chest.ct.array.astype(np.float32), (0, 0.7, 0.7))  # 2 mm
+    lungs = segment(chest.ct.like(np.rint(blurred).astype(np.int16))).lungs.array
+    for side in (1, 2):
+        ours, true = (np.flatnonzero((x == side).any(axis=(1, 2))) for x in (lungs, chest.lungs))
+        assert ours[-1] == true[-1]
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

@@ -11,9 +11,16 @@ from lungvq.errors import InputError
 from lungvq.findings import Finding
 from lungvq.progress import SILENT, Progress
 from lungvq.segment._checks import check_lungs
-from lungvq.segment._coarse import coarsen, dilate
+from lungvq.segment._coarse import coarsen
 from lungvq.segment.airways import find_trachea, follow_bronchi, grow_airways
-from lungvq.segment.lungs import COARSE_MM, air_threshold, find_body, find_lungs, refine_surface
+from lungvq.segment.lungs import (
+    COARSE_MM,
+    air_threshold,
+    around_airways,
+    find_body,
+    find_lungs,
+    refine_surface,
+)
 from lungvq.segment.tree import LobarBronchi, build_tree, check_bronchi, label_lobes
 from lungvq.segment.vessels import find_vessels
 from lungvq.volume import Volume
@@ -94,7 +101,7 @@ def segment(ct: Volume, *, lungs: Volume | None = None, progress: Progress = SIL
     if lungs is None:
         progress.stage("finding the lungs")
         closed = coarse.like(find_lungs(coarse, body, coarse_airways, threshold))
-        barred = dilate(coarse_airways, 2.6, coarse.spacing) & (closed.array == 0)
+        barred = around_airways(coarse_airways, coarse.spacing) & (closed.array == 0)
         lungs = ct.like(refine_surface(ct, closed, barred, threshold))
 
     progress.stage("following the bronchi")

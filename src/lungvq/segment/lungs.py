@@ -25,6 +25,7 @@ BODY_HU = -350.0
 MIN_LUNGS_ML = 250.0
 MIN_PIECE_ML = 8.0
 MIN_BASES_MM = 110.0
+WALL_MM = 2.6
 SPLIT_LADDER_MM = (1.0, 2.0, 4.0, 7.0, 10.0, 14.0)
 
 Mask = NDArray[np.bool_]
@@ -188,7 +189,7 @@ def find_lungs(coarse: Volume, body: Body, airways: Mask, threshold: float) -> N
     """
     spacing = coarse.spacing
     aerated = body.inside & (coarse.array < threshold)
-    aerated &= ~dilate(airways, 2.6, spacing)
+    aerated &= ~around_airways(airways, spacing)
     pieces = _lung_pieces(coarse, aerated)
     _refuse_bases(pieces > 0, coarse)
     sides = part_by_side(coarse, pieces, body.midline_mm)
@@ -205,6 +206,11 @@ def find_lungs(coarse: Volume, body: Body, airways: Mask, threshold: float) -> N
             closed[box][full & ~taken] = side
             taken |= full
     return closed
+
+
+def around_airways(airways: Mask, spacing: tuple[float, float, float]) -> Mask:
+    """Airways and their walls, at least a voxel wide: what is blurred there is as light as lung."""
+    return dilate(airways, max(WALL_MM, 1.01 * max(spacing[1:])), spacing)
 
 
 def _fill_holes(mask: Mask) -> Mask:
