@@ -312,3 +312,36 @@ def test_numbers_do_not_hang_on_thinning(case):
     ) | both.method.str.contains("min1ml|median3d|detrended")
     same = both[~smooth & both.value.notna()]
     assert same.value_fine.to_numpy() == pytest.approx(same.value.to_numpy(), rel=1e-5, abs=1e-6)
+
+
+def test_prm_topology_and_cells_of_the_boxes(case):
+    """Two boxes of one class: their surfaces and Euler numbers, per mL, and parts that add up to the whole."""
+    lungs, _, maps = case
+    maps["prm"] = lungs.like((lungs.array > 0) * np.uint8(PRM_CLASSES["fsad"]))
+    maps["perfusion"] = lungs.like(np.where(lungs.array == 1, 1.0, 3.0).astype(np.float32))
+    table = count(case)
+    assert value(table, "right", "prm_fsad_euler_per_ml") == pytest.approx(1 / (27 * 80 * ML), rel=1e-4)
+    assert value(table, "both", "prm_normal_surface_cm2_per_ml") == 0
+    sides = {"right": (27 * 4.0, 8 * 3.0, 10 * 2.0), "left": (21 * 4.0, 8 * 3.0, 9 * 2.0)}
+    for lung, (a, b, c) in sides.items():
+        surface = 0.01 * 2 * (a * b + a * c + b * c) / (a * b * c / 1000)
+        # Faces along the axes come out too small (clinical.topology).
+        assert 0.8 < value(table, lung, "prm_fsad_surface_cm2_per_ml") / surface < 1
+    for metric in ("surface_cm2_per_ml", "curvature_cm_per_ml", "euler_per_ml"):
+        parts = [(value(table, r, f"prm_fsad_{metric}"), value(table, r, "volume_exp_ml")) for r in LOBES]
+        whole = value(table, "both", f"prm_fsad_{metric}") * value(table, "both", "volume_exp_ml")
+        assert sum(density * ml for density, ml in parts) == pytest.approx(whole)
+    medians = {r: value(table, r, "perfusion_voronoi_median") for r in ("left", "right", "both")}
+    assert medians == {"left": 1.0, "right": 3.0, "both": 2.0}
+    # Below 60 % of the mean of all voxels, which is above 2: all of the left lung.
+    lows = [value(table, r, "perfusion_voronoi_low_pct") for r in ("left", "right", "both")]
+    assert lows == [100, 0, 50]
+
+
+def test_a_lung_that_is_not_there_has_no_cells(case):
+    lungs, lobes, _ = case
+    lungs.array[lungs.array == 1], lobes.array[lobes.array < 3] = 0, 0
+    table = count(case)
+    assert np.isnan(value(table, "left", "perfusion_voronoi_cv"))
+    assert value(table, "both", "perfusion_voronoi_cv") == value(table, "right", "perfusion_voronoi_cv")
+    assert np.isnan(value(table, "left", "prm_fsad_euler_per_ml"))

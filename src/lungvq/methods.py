@@ -322,6 +322,27 @@ _COUNTS = (
         "on voxels 2 mm apart; at least a quarter of the cube in the lung",
     ),
     (
+        "box_dispersion@1",
+        "fractal dimension: 1 less the slope of ln CV against ln volume, over cubes of 12, 17, 24 and 34 mm",
+        "1",
+        "Bassingthwaighte 1989",
+        "on voxels 2 mm apart; the map's smoothness and a trend with gravity lower it, noise raises it",
+    ),
+    (
+        "voronoi20mm@1",
+        "statistics within, then over Voronoi cells of some 8 mL, then the mean of the two lungs",
+        "mL/mL, 1, %",
+        "after Cisneros 2026; seeds and statistics own",
+        "on voxels 4 mm apart; the source's seeds and statistics are not public",
+    ),
+    (
+        "prm_minkowski2mm@1",
+        "surface, integral of its mean curvature and Euler number of a PRM class, per mL that has a class",
+        "cm2/mL, cm/mL, 1/mL",
+        "Hoff 2017; Ohser 2000",
+        "on blocks of some 2 mm, the commonest class of each; borders on vessels and the pleura count; no windows",
+    ),
+    (
         "variance_split@1",
         "share of variance between lobes or zones",
         "%",
@@ -403,6 +424,20 @@ def _metrics() -> Iterator[Metric]:
         yield Metric(f"{name}_local_cv", "1", "median of the local CV")
         yield Metric(f"{name}_local_cv_iqr", "1", "interquartile range of the local CV")
         yield Metric(f"{name}_local_cv_high_pct", "%", "share with a local CV above 20 %")
+        yield Metric(
+            f"{name}_fractal_d", "1", "fractal dimension: 1.5 where neighbours are unlike, 1 where all is one"
+        )
+        unit = "mL/mL" if name == "ventilation" else "1"
+        yield Metric(
+            f"{name}_voronoi_median",
+            unit,
+            "median over cells of 8 mL; of both lungs, as the next: their mean",
+        )
+        yield Metric(f"{name}_voronoi_cv", "1", "CV of the cells' means")
+        yield Metric(f"{name}_voronoi_within_cv", "1", "mean of the CV within cells")
+        yield Metric(
+            f"{name}_voronoi_low_pct", "%", "share in cells whose mean is below 60 % of that of both lungs"
+        )
         yield Metric(f"{name}_between_lobes_pct", "%", "share of variance between lobes")
         yield Metric(f"{name}_between_zones_pct", "%", "share of variance between zones")
         yield Metric(f"{name}_gradient_pct_per_cm", "%/cm", "change per cm downwards, of the mean")
@@ -421,6 +456,12 @@ def _metrics() -> Iterator[Metric]:
             yield Metric(f"vq_joint_v{v}q{q}_pct", "%", f"share in bin {v} of V and {q} of Q")
     for name in ("normal", "fsad", "emphysema", "emptying_emphysema"):
         yield Metric(f"prm_{name}_pct", "%", "share of classed voxels")
+    for name in ("normal", "fsad", "emphysema", "emptying_emphysema"):
+        yield Metric(f"prm_{name}_surface_cm2_per_ml", "cm2/mL", "surface of the class per mL of all classes")
+        yield Metric(
+            f"prm_{name}_curvature_cm_per_ml", "cm/mL", "integral of that surface's mean curvature, likewise"
+        )
+        yield Metric(f"prm_{name}_euler_per_ml", "1/mL", "pieces and hollows less tunnels, likewise")
 
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _metrics()}

@@ -8,12 +8,16 @@ from lungvq.clinical.density import low_attenuation_pct, percentile_hu, trapping
 from lungvq.clinical.gravity import detrended, gradient_pct_per_cm
 from lungvq.clinical.heterogeneity import (
     between_share,
+    cell_summary,
+    cubes_of,
     cv,
     cv_at_scales,
     cv_beyond_error,
+    fractal_dimension,
     gini,
     local_cv,
     skewness,
+    voronoi_cells,
 )
 from lungvq.volume import Volume
 
@@ -163,3 +167,78 @@ def test_a_trend_with_height_is_measured_and_divided_out():
     values[7] = np.nan
     assert np.isnan(detrended(values, depth)[7])
     assert np.isnan(gradient_pct_per_cm(-values, depth))
+
+
+def block(shape, spacing=(1.0, 1.0, 1.0)):
+    return np.indices(shape).reshape(3, -1).T * np.array(spacing)
+
+
+def dimension(values, points, voxel_ml, sides):
+    one = np.ones(len(points), np.uint8)
+    return fractal_dimension(values, {side: cubes_of(points, one, side) for side in sides}, voxel_ml)
+
+
+@pytest.mark.parametrize("exact", [1.1, 1.25, 1.5])
+@pytest.mark.parametrize("spacing", [(4.0, 4.0, 4.0), (8.0, 2.0, 4.0)])
+def test_the_fractal_dimension_of_a_field_made_with_it(exact, spacing):
+    """Every cube of 8 mm and up is parted in eight, half of them higher by as much as the law asks for."""
+    sides = (8.0, 16.0, 32.0)
+    points = block([round(128 / s) for s in spacing], spacing)
+    wanted = [side ** (6 * (1 - exact)) for side in (*sides, 64.0, 128.0)]
+    values = np.full(len(points), 100.0)
+    for side, own, above in zip((*sides, 64.0), wanted[:-1], wanted[1:], strict=True):
+        odd = (points // side).astype(int).sum(axis=1) % 2
+        values += np.sqrt(own - above) * (2 * odd - 1)
+    # What is left at 128 mm, beyond which the field is even, is a difference between the halves.
+    values += np.sqrt(wanted[-1]) * np.where(points[:, 0] < 64, -1, 1) * np.where(points[:, 1] < 64, -1, 1)
+    assert dimension(values, points, np.prod(spacing) / 1000, sides) == pytest.approx(exact, abs=1e-6)
+
+
+def test_the_fractal_dimension_of_noise_and_of_two_halves():
+    points = block((60, 60, 60), (2.0, 2.0, 2.0))
+    noise = 5 + np.random.default_rng(0).standard_normal(len(points))
+    assert dimension(noise, points, 0.008, (8, 12, 20, 30)) == pytest.approx(1.5, abs=0.05)
+    halves = np.where(points[:, 0] < 60, 1.0, 3.0)
+    assert dimension(halves, points, 0.008, (8, 12, 20, 30)) == pytest.approx(1.0, abs=0.02)
+    assert np.isnan(dimension(np.ones(len(points)), points, 0.008, (8, 12)))
+    assert np.isnan(dimension(-halves, points, 0.008, (8, 12)))
+    assert np.isnan(dimension(halves, points, 0.008, (60, 120)))  # too few pieces
+
+
+@pytest.mark.parametrize("spacing", [(2.0, 2.0, 2.0), (5.0, 1.0, 2.5)])
+def test_voronoi_cells_of_a_block_are_the_cubes_it_is_made_of(spacing):
+    points = block([round(80 / s) for s in spacing], spacing)
+    cells = voronoi_cells(points, np.prod(spacing) / 1000, side_mm=20.0)
+    cube = (points // 20).astype(int) @ [16, 4, 1]
+    assert np.array_equal(cells, cube)
+    # Each other cube has 3 instead of 1, on which a tenth is laid in halves of every cube.
+    level = np.where((points // 20).astype(int).sum(axis=1) % 2, 3.0, 1.0)
+    values = level * np.where(points[:, 0] % 20 < 10, 0.9, 1.1)
+    summary = cell_summary(values, cells, low=1.2)
+    assert summary.median == pytest.approx(2)
+    assert summary.cv == pytest.approx(0.5)
+    assert summary.within_cv == pytest.approx(0.1)
+    assert summary.low_pct == pytest.approx(50)
+
+
+def test_voronoi_cells_of_a_ball_are_compact_and_of_about_one_size():
+    points = block((25, 25, 25), (4.0, 4.0, 4.0)) - 48
+    points = points[(points**2).sum(axis=1) < 48**2]
+    cells = voronoi_cells(points, 0.064)
+    assert np.array_equal(cells, voronoi_cells(points, 0.064))
+    size = np.bincount(cells) * 0.064
+    assert size.sum() / size.size == pytest.approx(8, rel=0.3)
+    assert size.min() > 3
+    assert size.max() < 16
+    middles = np.stack([np.bincount(cells, x) / np.bincount(cells) for x in points.T], axis=1)
+    assert np.linalg.norm(points - middles[cells], axis=1).max() < 25
+    assert voronoi_cells(points[:3], 0.064).tolist() == [0, 0, 0]
+
+
+def test_cells_leave_out_what_is_not_defined():
+    values = np.array([1.0, np.nan, 3.0, np.nan, np.nan])
+    assert cell_summary(values, np.array([0, 0, 1, 2, 2]), 1.2) == (2.0, 0.5, 0.0, 50.0)
+    assert all(np.isnan(cell_summary(values[3:], np.array([0, 0]), 1.2)))
+    signed = cell_summary(np.array([-1.0, -3.0]), np.array([0, 1]), -1.2)
+    assert signed.median == -2
+    assert all(np.isnan(signed[1:]))

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import numpy as np
+from scipy.ndimage import find_objects
 
 from lungvq.anatomy import PRM_CLASSES, VQ_CLASSES
 from lungvq.clinical.defects import LEAST_DEFECT_ML, REFERENCE_CUTS, REFERENCE_RULE, large_clusters
+from lungvq.clinical.topology import MINKOWSKI, coarse_labels, minkowski_map
 from lungvq.clinical.vq import (
     JOINT_EDGES,
     SWEEP,
@@ -24,6 +26,11 @@ from lungvq.volume import Volume
 
 __all__ = ["class_rows", "prm_rows", "vq_rows"]
 
+_PER_ML = {
+    "surface": ("cm2_per_ml", "cm2/mL", 0.01),
+    "curvature": ("cm_per_ml", "cm/mL", 0.1),
+    "euler": ("per_ml", "1/mL", 1.0),
+}
 _SHOWN_THRESHOLDS = (0.40, 0.50, 0.70, 0.80)  # beside the default; between them the sweep's area speaks
 _CLASSES = {"vq": VQ_CLASSES, "prm": PRM_CLASSES}
 _BANDS = {"low": (0.0, 0.5), "even": (0.8, 1.25), "high": (2.0, np.inf)}
@@ -56,6 +63,32 @@ def prm_rows(regions: Regions, maps: dict[str, Volume]) -> Iterator[Row]:
     if "prm_median3d" in maps:
         quiet = regions.row(maps["prm_median3d"].array)
         yield from class_rows(regions.tally(quiet, 5), "prm", "prm_median3d@1", 0)
+    yield from _topology(regions, maps["prm"].array)
+
+
+def _topology(regions: Regions, prm: np.ndarray) -> Iterator[Row]:
+    """Surface, its curvature and Euler number of each PRM class, per mL that has a class, on blocks of some 2 mm."""
+    thin, every = regions.thinned(THIN_MM)
+    blocks = np.zeros(thin.lungs.shape, np.uint8)
+    for box in find_objects((thin.lungs.array > 0).view(np.uint8)):
+        part = [slice(max(s.start - 1, 0), s.stop + 1) for s in box]  # a block more: it reaches halfway in
+        lo, hi = (
+            [getattr(s, end) * e.step for s, e in zip(part, every, strict=True)] for end in ("start", "stop")
+        )
+        fine = prm[lo[0] : hi[0], lo[1] : hi[1], lo[2] : hi[2]]
+        k, j, i = (e.step for e in every)
+        blocks[tuple(part)] = coarse_labels(fine, (k, j, i), len(PRM_CLASSES) + 1)
+    blocks[thin.lungs.array == 0] = 0
+    alike = np.zeros(thin.lung.shape, np.int32)
+    classed = [float(n[0]) * thin.voxel_ml for _, n in thin.tally(alike, 1, thin.row(blocks > 0))]
+    for name, label in PRM_CLASSES.items():
+        added = minkowski_map(blocks == label, thin.lungs.spacing)
+        for functional, own in zip(MINKOWSKI, added, strict=True):
+            suffix, unit, scale = _PER_ML[functional]
+            sums = thin.tally(alike, 1, thin.row(own))
+            for (region, total), ml in zip(sums, classed, strict=True):
+                density = scale * float(total[0]) / ml if ml else float("nan")
+                yield region.row(f"prm_{name}_{functional}_{suffix}", density, unit, "prm_minkowski2mm@1")
 
 
 def vq_rows(regions: Regions, maps: dict[str, Volume]) -> Iterator[Row]:

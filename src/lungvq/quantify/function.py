@@ -10,15 +10,21 @@ from lungvq.anatomy import LUNGS
 from lungvq.clinical.defects import DEFAULT_RULE, LEAST_DEFECT_ML, large_clusters, rules_of
 from lungvq.clinical.gravity import depth_mm, detrended, gradient_pct_per_cm
 from lungvq.clinical.heterogeneity import (
+    PIECES_MM,
     SCALES_MM,
+    CellSummary,
     between_share,
+    cell_summary,
+    cubes_of,
     cv,
     cv_beyond_error,
+    fractal_dimension,
     gini,
     iqr_over_mean,
     local_cv,
     skewness,
     smoothed,
+    voronoi_cells,
 )
 from lungvq.clinical.vq import DEFECT_SHARE
 from lungvq.quantify.regions import Region, Regions, Row, percent
@@ -39,8 +45,11 @@ OTHER_METHODS: dict[str, tuple[str, str]] = {
 CLEAN_RULE = "mean60_min1ml@1"
 THIN_MM = 2.0
 """The maps are averages over 5 mm and more: beyond sums, shares and CV, voxels this far apart tell as much."""
+_CELLS_THIN_MM = 4.0  # cells hold 8 mL
 
 _HIGH_SHARE = 2.0
+_NO_CELLS = CellSummary(*[float("nan")] * 4)
+_UNITS = {"ventilation": "mL/mL", "perfusion": "1"}
 _UNEVEN = 0.20  # a local CV above it is counted as uneven
 _LEAST_AIR_CHANGE = 0.01  # of expired air: with less, shares of it are shares of noise
 
@@ -72,6 +81,7 @@ def function_rows(
         yield from _row_by_row(regions, name, values, expired_air_ml)
         yield from _on_thinned(regions, name, maps, down)
         yield from _clusters(regions, name, maps[name], values)
+    yield from _in_pieces(regions, maps)
     for name, (quantity, method) in {**OTHER_METHODS, **(others or {})}.items():
         if name in maps:
             in_ml = name in OTHER_METHODS  # in what unit the maps of others are is not known here
@@ -172,6 +182,47 @@ def _on_thinned(
             yield region.row(f"{name}_between_{kind}_pct", share, "%", "variance_split@1")
         slope = gradient_pct_per_cm(values[where], depth[where])
         yield region.row(f"{name}_gradient_pct_per_cm", slope, "%/cm", "height@1")
+
+
+def _in_pieces(regions: Regions, maps: dict[str, Volume]) -> Iterator[Row]:
+    """What depends on how a lung is cut: the fractal dimension, and statistics over Voronoi cells of some 8 mL."""
+    yield from _fractal(regions, maps)
+    thin, every = regions.thinned(_CELLS_THIN_MM)
+    points = _points(thin)
+    of_lung = {lung: np.flatnonzero(thin.lung == label) for lung, label in LUNGS.items()}
+    cells = {lung: voronoi_cells(points[own], thin.voxel_ml) for lung, own in of_lung.items() if own.size}
+    for name in DEFAULT_METHODS:
+        values = thin.row(maps[name].array[every])
+        defined = values[np.isfinite(values)]
+        low = DEFECT_SHARE * float(defined.mean(dtype=np.float64)) if defined.size else float("nan")
+        told = {lung: cell_summary(values[of_lung[lung]], own, low) for lung, own in cells.items()}
+        if told:
+            told["both"] = CellSummary(*np.mean(list(told.values()), axis=0).tolist())
+        for lung in ("both", *LUNGS):
+            summary = told.get(lung, _NO_CELLS)
+            units = {"median": _UNITS[name], "cv": "1", "within_cv": "1", "low_pct": "%"}
+            for kind, unit in units.items():
+                value = getattr(summary, kind)
+                yield Region(lung).row(f"{name}_voronoi_{kind}", value, unit, "voronoi20mm@1")
+
+
+def _fractal(regions: Regions, maps: dict[str, Volume]) -> Iterator[Row]:
+    thin, every = regions.thinned(THIN_MM)
+    points = _points(thin)
+    cubes = {side: cubes_of(points, thin.lung, side) for side in PIECES_MM} if points.size else {}
+    for name in DEFAULT_METHODS:
+        values = thin.row(maps[name].array[every])
+        for region, where in thin.each_lung():
+            known = where & np.isfinite(values)
+            pieces = {side: own[known] for side, own in cubes.items()}
+            dimension = fractal_dimension(values[known], pieces, thin.voxel_ml)
+            yield region.row(f"{name}_fractal_d", dimension, "1", "box_dispersion@1")
+
+
+def _points(regions: Regions) -> np.ndarray:
+    """Where the voxels of the row are, in mm from the first of the grid, shape (N, 3)."""
+    points: np.ndarray = np.argwhere(regions.lungs.array > 0) @ regions.lungs.affine[:3, :3].T
+    return points
 
 
 def _clusters(regions: Regions, name: str, volume: Volume, values: np.ndarray) -> Iterator[Row]:
