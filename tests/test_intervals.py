@@ -12,6 +12,7 @@ from lungvq.intervals import (
     KIND,
     OUTLINE,
     TOGETHER,
+    ZONE_BORDER,
     border_areas,
     lobe_borders,
     region_intervals,
@@ -20,6 +21,9 @@ from lungvq.quantify import BreathHold
 from lungvq.volume import Volume
 
 AFFINE = np.array([[0, 0, 2.0, -50], [0, 2.0, 0, 10], [2.0, 0, 0, -300], [0, 0, 0, 1]])
+
+
+PARTS = {"lower": (2, 14), "middle": (14, 26), "upper": (26, 38)}
 
 
 @pytest.fixture
@@ -129,3 +133,20 @@ def test_a_map_that_is_made_to_add_up_cannot_be_wrong_as_a_whole(hold):
     sure = region_intervals(hold, made(hold, 1.0, 1e-6))
     assert found["left", "ventilation_ml"] == pytest.approx(sure["left", "ventilation_ml"])
     assert np.diff(found["LUL", "ventilation_ml"]) > 2 * np.diff(sure["LUL", "ventilation_ml"])
+
+
+def test_a_zone_errs_by_what_its_end_slices_hold(hold):
+    # 36 slices of 26 x 19 voxels, and twice as much air in those of the upper third as below it.
+    values = np.where(hold.lungs.array > 0, 1.0, np.nan).astype(np.float32)
+    values[26:] *= 2
+    maps = made(hold, 1.0, 1e-6) | {"ventilation": hold.lungs.like(values)}
+    found = region_intervals(hold, maps)
+    slice_ml = 26 * 19 * 0.008
+    whole = {
+        r: float(np.nansum(values[a:b, hold.lungs.array[20] == 1])) * 0.008 for r, (a, b) in PARTS.items()
+    }
+    for region, ends in (("lower", [1.0]), ("middle", [1.0, 1.5]), ("upper", [1.5])):
+        low, high = found[f"left_{region}", "ventilation_ml"]
+        edge = ZONE_BORDER * slice_ml * float(np.hypot.reduce(ends))
+        assert (low + high) / 2 == pytest.approx(whole[region], rel=1e-5)
+        assert (high - low) / 3.92 == pytest.approx(edge, rel=0.02)  # and a little for the outline

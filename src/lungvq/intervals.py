@@ -35,8 +35,9 @@ not suffer: the error is everywhere the same."""
 KIND = {"ventilation": 0.0, "perfusion": 0.042}
 """Standard error of a region's sum that no averaging takes away, as a share of it: vessels that count as tissue."""
 
-ZONE_BORDER = 0.6
-"""Standard error of where a zone ends, in slices: zones move with the lung's highest and lowest slice."""
+ZONE_BORDER = 0.55
+"""Standard error of where a zone ends, in slices: zones move with the lung's highest and lowest slice, and by a whole
+one or not at all."""
 
 DOME = 0.05
 """Standard error of where a lung ends upwards and downwards, of the thickness of slices beyond 3 mm (in squares):
@@ -76,6 +77,35 @@ def rim_areas(labels: Volume, lungs: Volume, names: Mapping[str, int]) -> dict[s
         total += np.bincount(part[:-1][(lung[:-1] > 0) & (lung[1:] == 0)], minlength=total.size)
     face = lungs.spacing[1] * lungs.spacing[2]
     return {name: float(total[label]) * face for name, label in names.items()}
+
+
+def zone_ends(zones: Volume, values: np.ndarray) -> dict[str, float]:
+    """What a slice holds where each zone meets others of its lung, a zone with two such ends that of both in squares.
+
+    Parameters
+    ----------
+    zones : Volume
+        As `zones_by_height` has them.
+    values : ndarray
+        Of the same shape, per mL; NaN counts as nothing.
+    """
+    kinds = len(ZONES) + 1
+    place = (np.arange(len(zones.array))[:, None, None] * kinds + zones.array).ravel()
+    weights = np.nan_to_num(values).ravel()
+    size, held = (
+        np.bincount(place, w, len(zones.array) * kinds).reshape(-1, kinds) * zones.voxel_ml
+        for w in (None, weights)
+    )
+    squares = dict.fromkeys(ZONES, 0.0)
+    for side in LUNGS:
+        for pair in (("lower", "middle"), ("middle", "upper")):
+            names = [f"{side}_{part}" for part in pair]
+            low, high = (ZONES.index(name) + 1 for name in names)
+            if size[:, low].any() and size[:, high].any():
+                last, first = np.flatnonzero(size[:, low])[-1], np.flatnonzero(size[:, high])[0]
+                for name in names:
+                    squares[name] += float((held[last, low] + held[first, high]) / 2) ** 2
+    return {name: square**0.5 for name, square in squares.items()}
 
 
 _FISSURES = {
@@ -145,8 +175,7 @@ def region_intervals(
         for lobe, area in border_areas(lobes, lungs, LOBES).items()
     }
     labels = {zone: number for number, zone in enumerate(ZONES, start=1)}
-    end_mm = ZONE_BORDER * hold.lungs.spacing[0]
-    borders |= {z: end_mm * a / 1000 for z, a in border_areas(zones, lungs, labels).items()}
+    end = ZONE_BORDER * hold.lungs.spacing[0] / lungs.spacing[0]
     dome_mm = DOME * max(max(slice_mm, hold.lungs.spacing[0]) ** 2 - _THICK_MM**2, 0.0) ** 0.5
     rims = {
         name: dome_mm * area / 1000
@@ -159,9 +188,10 @@ def region_intervals(
     found: dict[tuple[str, str], tuple[float, float]] = {}
     for name in ("ventilation", "perfusion"):
         values, errors = (regions.row(maps[key].array[every]) for key in (name, f"{name}_se"))
+        ends = {zone: end * held for zone, held in zone_ends(zones, maps[name].array[every]).items()}
         # A lung's outline is wrong by as much where nothing was breathed: it errs by the air of either scan.
         held = np.hypot(expired, expired + values) if name == "ventilation" else values
-        found |= _shares(regions, name, values, errors, held, borders, rims)
+        found |= _shares(regions, name, values, errors, held, borders, ends, rims)
     return found
 
 
@@ -172,6 +202,7 @@ def _shares(
     errors: np.ndarray,
     held: np.ndarray,
     border_ml: Mapping[str, float],
+    ends: Mapping[str, float],
     rim_ml: Mapping[str, float],
 ) -> dict[tuple[str, str], tuple[float, float]]:
     known = np.isfinite(values) & np.isfinite(errors)
@@ -192,7 +223,7 @@ def _shares(
         per_ml = 1 / volumes[region.name] if volumes[region.name] else 0.0
         rim = rim_ml[region.name] * per_ml
         outline = abs(outlines[region]) * (OUTLINE[name] ** 2 + rim**2) ** 0.5
-        edge = border_ml.get(region.name, 0.0) * abs(total) * per_ml
+        edge = ends.get(region.name, border_ml.get(region.name, 0.0) * abs(total) * per_ml)
         if name == "ventilation":
             # A lung holds what both scans say it holds: what the map has too much of here it lacks elsewhere in it.
             square = (
