@@ -345,3 +345,18 @@ def test_a_lung_that_is_not_there_has_no_cells(case):
     assert np.isnan(value(table, "left", "perfusion_voronoi_cv"))
     assert value(table, "both", "perfusion_voronoi_cv") == value(table, "right", "perfusion_voronoi_cv")
     assert np.isnan(value(table, "left", "prm_fsad_euler_per_ml"))
+
+
+def test_a_ratio_of_exactly_one_half_or_two_is_neither_below_nor_above(case):
+    lungs, _, maps = case
+    inside = np.flatnonzero(lungs.array)
+    third = inside.size // 3
+    q = maps["perfusion"].array
+    q.ravel()[inside] = 0.5
+    q.ravel()[inside[:third]] = 2.0  # a third of the voxels: the mean is 1
+    maps["ventilation"].array[lungs.array > 0] = 1.0
+    shares = [value(count(case), "both", f"vq_ratio_{name}_pct") for name in ("low", "even", "high")]
+    assert shares == [0, 0, 0]
+    q.ravel()[inside] = np.where(np.arange(inside.size) < third, 2.2, 0.4)
+    shares = [value(count(case), "both", f"vq_ratio_{name}_pct") for name in ("low", "even", "high")]
+    assert shares == pytest.approx([100 / 3, 0, 200 / 3])

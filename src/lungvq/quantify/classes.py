@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from scipy.ndimage import find_objects
@@ -33,7 +33,11 @@ _PER_ML = {
 }
 _SHOWN_THRESHOLDS = (0.40, 0.50, 0.70, 0.80)  # beside the default; between them the sweep's area speaks
 _CLASSES = {"vq": VQ_CLASSES, "prm": PRM_CLASSES}
-_BANDS = {"low": (0.0, 0.5), "even": (0.8, 1.25), "high": (2.0, np.inf)}
+_BANDS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "low": lambda ratio: ratio < 0.5,
+    "even": lambda ratio: (ratio >= 0.8) & (ratio <= 1.25),
+    "high": lambda ratio: ratio > 2,
+}
 
 
 def class_rows(
@@ -107,8 +111,8 @@ def vq_rows(regions: Regions, maps: dict[str, Volume]) -> Iterator[Row]:
     for region, where in thin:
         own = log2[where]
         ratio = np.exp2(own[np.isfinite(own)])
-        for name, (low, high) in _BANDS.items():
-            within = percent(np.count_nonzero((ratio >= low) & (ratio <= high)), ratio.size)
+        for name, inside in _BANDS.items():
+            within = percent(np.count_nonzero(inside(ratio)), ratio.size)
             yield region.row(f"vq_ratio_{name}_pct", within, "%", "vq_log2@1")
         for letter, weights in (("v", v), ("q", q)):
             spread = log_sd(np.log(2) * own, weights[where])
