@@ -157,10 +157,13 @@ def test_an_estimator_of_others_that_fails_takes_nothing_along(monkeypatch):
     assert "ZeroDivisionError: no lungs" in findings[0].message
 
 
-@pytest.mark.parametrize(("lobe", "codes"), [(5, []), (3, ["LOBES_HOLD_BRONCHI"])])
-def test_bronchi_in_another_lobe(lobe, codes):
-    lobes = Volume(np.full((8, 8, 8), lobe, np.uint8), AFFINE)
-    points = lobes.grid.world(np.array([[k, 4, 4] for k in range(8)]))
+@pytest.mark.parametrize(
+    ("lobe", "length", "codes"),
+    [(5, 20, []), (3, 20, ["LOBES_HOLD_BRONCHI"]), (3, 8, [])],  # the first 15 mm lie in the hilum
+)
+def test_bronchi_in_another_lobe(lobe, length, codes):
+    lobes = Volume(np.full((20, 8, 8), lobe, np.uint8), AFFINE)
+    points = lobes.grid.world(np.array([[k, 4, 4] for k in range(length)]))
     anatomy = SimpleNamespace(bronchi=SimpleNamespace(points={"RLL": points}))
     assert raised(_check_bronchi(lobes, anatomy)) == codes
 

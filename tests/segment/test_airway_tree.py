@@ -161,6 +161,19 @@ def test_a_lobe_without_airways_is_missing_not_made_up(bronchi, chest):
         assert len(named.points[lobe]) >= len(bronchi.points[lobe]), lobe
 
 
+def test_what_leads_into_the_other_lung_is_no_bronchus(bronchi, chest):
+    tree = bronchi.tree
+    fork = next(b for b in tree.branches if b.name == "LLL")
+    recess = np.linspace((-22, 6, -36), (-22, 14, -76), 22)  # in the right lung
+    points = np.concatenate([fork.points[:1], recess])
+    leak = replace(fork, points=points, area_mm2=20.0, diameter_mm=5.0, lobe="unknown", name="")
+    named = label_lobes(replace(tree, branches=(*tree.branches, leak)), chest[1])
+    assert named.tree.branches[-1].lobe == "unknown"
+    assert {lobe: len(p) for lobe, p in named.points.items()} == {
+        lobe: len(p) for lobe, p in bronchi.points.items()
+    }
+
+
 def test_a_loop_is_cut_and_a_bulge_is_no_branch():
     z, y, x = np.meshgrid(*(np.arange(60.0),) * 3, indexing="ij")
     grids = x, y, z

@@ -132,6 +132,23 @@ def test_a_round_field_of_view_that_cuts_the_chest_wall(padding):
     assert dice(anatomy.lungs.array == 2, truth == 2) > 0.97
 
 
+def test_foam_between_back_couch_and_a_round_field_of_view_is_no_lung():
+    chest = make_chest()
+    y, x = (
+        ((np.arange(n) - (n - 1) / 2) * s)
+        for n, s in zip(chest.ct.shape[1:], chest.ct.spacing[1:], strict=True)
+    )
+    y, x = y[:, None], x[None, :]
+    array = chest.ct.array.copy()
+    array[:, np.broadcast_to((y > 104) & (y < 115), array.shape[1:])] = 0  # a couch that the back touches
+    array[:, (y > 70) & (y < 104) & ((y / 105) ** 2 + (x / 155) ** 2 > 1)] = -880
+    array[:, y**2 + x**2 > 125**2] = -2000
+    lungs = segment(chest.ct.like(array)).lungs.array
+    behind = np.broadcast_to(y > 85, array.shape[1:])
+    assert not lungs[:, behind].any()
+    assert abs((lungs > 0).sum() / (chest.lungs > 0).sum() - 1) < 0.03
+
+
 def head():
     rng = np.random.default_rng(3)
     z, y, x = np.meshgrid(*(np.arange(-100.0, 100.0, 3.0),) * 3, indexing="ij", sparse=True)

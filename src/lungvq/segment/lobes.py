@@ -60,7 +60,9 @@ PATCH_MM = 2.5
 LEAST_RIDGE = 0.25
 LEAST_GAP_MM2 = 200.0
 MOST_ASTRAY_PCT = 40.0
-"""Of a lobe's bronchi that may run in another one: near the hilum they touch."""
+"""Of a lobe's bronchi that may run in another one."""
+HILUM_MM = 15.0
+"""From the fork of a lobar bronchus: so far it may run beside its lobe, on either side of a fissure drawn on."""
 
 
 def lobes_from_prior(lungs: Volume) -> Volume:
@@ -335,7 +337,8 @@ def _check_bronchi(lobes: Volume, anatomy: Anatomy) -> tuple[Finding, ...]:
     """Whether the bronchi of each lobe run in it."""
     astray: dict[str, float] = {}
     for name, points in anatomy.bronchi.points.items():
-        index = np.rint(lobes.grid.index(points)).astype(int)
+        beyond = points[np.linalg.norm(points - points[0], axis=1) > HILUM_MM]
+        index = np.rint(lobes.grid.index(beyond)).astype(int)
         index = index[((index >= 0) & (index < lobes.shape)).all(axis=1)]
         found = lobes.array[tuple(index.T)]
         if (found > 0).sum() >= 5:

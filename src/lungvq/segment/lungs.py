@@ -25,6 +25,9 @@ BODY_HU = -350.0
 MIN_LUNGS_ML = 250.0
 MIN_PIECE_ML = 8.0
 MIN_BASES_MM = 110.0
+MOST_AT_PADDING = (
+    0.1  # of a smaller piece; foam and air behind the back lie along the edge of a round field of view
+)
 WALL_MM = 2.6
 SPLIT_LADDER_MM = (1.0, 2.0, 4.0, 7.0, 10.0, 14.0)
 
@@ -226,7 +229,7 @@ def _fill_holes(mask: Mask) -> Mask:
 
 
 def _lung_pieces(coarse: Volume, aerated: Mask) -> NDArray[np.int32]:
-    """Labels of the connected pieces that are lung; bowel gas, stomach and pharynx are left out."""
+    """Labels of the connected pieces that are lung; bowel gas, stomach, pharynx and foam are left out."""
     spacing, voxel_ml = coarse.spacing, coarse.voxel_ml
     labels, _ = ndimage.label(aerated)
     volumes = np.bincount(labels.ravel()) * voxel_ml
@@ -234,6 +237,8 @@ def _lung_pieces(coarse: Volume, aerated: Mask) -> NDArray[np.int32]:
     core = erode(aerated, 1.01 * max(spacing[1:]), spacing)
     candidates = [int(n) for n in np.argsort(-volumes) if volumes[n] >= MIN_PIECE_ML][:40]
     boxes = ndimage.find_objects(labels)
+    rim = ndimage.binary_dilation(_padding(coarse.array))
+    at_padding = np.bincount(labels[:, rim].ravel(), minlength=len(volumes)) * voxel_ml
     described = {}
     for n in candidates:
         box = boxes[n - 1]
@@ -254,7 +259,7 @@ def _lung_pieces(coarse: Volume, aerated: Mask) -> NDArray[np.int32]:
         ml, median, start, stop = described[n]
         middle = (start + stop) / 2
         in_chest = bottom + 0.1 * (top - bottom) <= middle <= top
-        gas = median < min(-930.0, main_median - 50)
+        gas = median < min(-930.0, main_median - 50) or at_padding[n] > MOST_AT_PADDING * ml
         large = ml > 0.2 * volumes[main]
         overlap = min(stop, top) - max(start, bottom) > 0.3 * (top - bottom)
         keep[n] = n == main or (not gas and in_chest and (large or stop - start > 2)) or (large and overlap)

@@ -39,6 +39,7 @@ LEAST_MARGIN = 4.0
 TWIG_MM = 15.0  # shorter, it has to lead where the lobe's bronchus leads
 DEAD_END = 5.0  # cost of a way on which no lobe is found
 AGAINST = 0.3
+NEVER = -1000.0  # of a subtree in the other lung: at coarse voxels, air of a recess beside a bronchus floods
 RUL_MM = (
     36.0,
     45.0,
@@ -463,7 +464,10 @@ class _Side:
             [np.full(len(b.points) - 1, b.length_mm / (len(b.points) - 1)) for b in below]
         )
         where = np.concatenate([b.points[1:] for b in below])
-        length, inside = float(weight.sum()), self.lung.holds(where)
+        length, label = float(weight.sum()), self.lung.label(where)
+        inside = label == LUNGS[self.lung.side]
+        if weight[(label > 0) & ~inside].sum() > max(weight[inside].sum(), LEAST_LOBAR_MM):
+            return length, dict.fromkeys(_COURSE, NEVER)
         if weight[inside].sum() >= LEAST_LOBAR_MM:  # what lies between the lungs lies in no lobe
             weight = np.where(inside, weight, 0.0)
         weight = weight / max(float(weight.sum()), 1e-9)
@@ -501,7 +505,8 @@ class _Side:
         for n, name in below.items():
             if way == "RMB" and RUL_MM[0] < walked <= RUL_MM[1] and name in ("RUL", "RML"):
                 found[n] = ""
-        return best - WAY * branch.length_mm * float(self.lung.holds(branch.points[1:]).mean())
+        inside = self.lung.label(branch.points[1:]) == LUNGS[self.lung.side]
+        return best - WAY * branch.length_mm * float(inside.mean())
 
     def _name_children(self, at: int, way: str, walked: float, fork: _Fork) -> tuple[float, dict[int, str]]:
         """The best naming of the children of a branch that is on the way, and what it is worth."""
@@ -558,13 +563,13 @@ class _Lung:
         low, stop = np.array([[s.start, s.stop] for s in box]).T
         return cls(side, lungs, low - 0.5, (stop - low).astype(float))
 
-    def holds(self, where: Floats) -> NDArray[np.bool_]:
-        """Which points (N, 3) lie in it."""
+    def label(self, where: Floats) -> NDArray[np.uint8]:
+        """Whose lung points (N, 3) lie in, 0 where in none."""
         index = np.rint(self.lungs.grid.index(where)).astype(int)
         label = np.zeros(len(where), np.uint8)
         seen = ((index >= 0) & (index < self.lungs.shape)).all(axis=1)
         label[seen] = self.lungs.array[tuple(index[seen].T)]
-        return np.asarray(label == LUNGS[self.side])
+        return label
 
     def belongs(self, where: Floats) -> dict[str, Floats]:
         """Probability of each lobe at points (N, 3), as far as mean fissures and their spread can tell."""
