@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,7 @@ from scipy.ndimage import distance_transform_edt
 
 from lungvq.anatomy import LOBES, LUNGS
 from lungvq.bench.truth.robust import imposed_errors, offset_cost, repeated
-from lungvq.bench.truth.seen import look, lungs_of, maps_of, rank, smoothed
-from lungvq.breath import Breath
+from lungvq.bench.truth.seen import Arrays, Seen, look, lungs_of, maps_of, rank, smoothed
 from lungvq.ctp import region_sigma
 from lungvq.hu import air_fraction, density
 from lungvq.intervals import lobe_borders, region_intervals
@@ -37,6 +37,25 @@ _Z = 1.96
 Values = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class _Beside:
+    """Our maps and those of the oracle, beside the truth.
+
+    Parameters
+    ----------
+    seen : Seen
+    maps, oracle : dict of str to ndarray
+        By our own masks and motion, and by the true ones.
+    blood : ndarray
+        The true blood mass on the grid of ``seen.exp``, as no scanner blurs it.
+    """
+
+    seen: Seen
+    maps: Arrays
+    oracle: Arrays
+    blood: np.ndarray
+
+
 def measure(phantom: Phantom, tests: str = "") -> Values:
     """Segment, register and estimate one phantom, and hold all of it against its truth.
 
@@ -57,9 +76,14 @@ def measure(phantom: Phantom, tests: str = "") -> Values:
     insp, exp, registration = seen.insp, seen.exp, seen.registration
     found = find_lobes(insp.ct, insp.anatomy)
     lobes_exp = carry_lobes(registration, found.labels, exp.anatomy.lungs)
-    maps = maps_of(insp, exp, registration)
-    oracle = maps_of(seen.true_insp, seen.true_exp, seen.truly)
-    lungs, inside, truth = seen.lungs, seen.inside, seen.truth
+    ideal, values_t0 = pointwise(phantom, seen.truly.lungs)
+    beside = _Beside(
+        seen,
+        maps_of(insp, exp, registration),
+        maps_of(seen.true_insp, seen.true_exp, seen.truly),
+        carry(ideal, seen.lungs),
+    )
+    borders = lobe_borders({f.name: f.uncertainty_mm for f in found.fissures.values()})
     values: Values = {
         "lungs_dice": [
             _dice(b.anatomy.lungs.array, lungs_of(t).array)
@@ -69,25 +93,22 @@ def measure(phantom: Phantom, tests: str = "") -> Values:
             _dice(found.labels.array, seen.lobes_insp.array),
             _dice(found.labels.array, seen.lobes_insp.array, (LOBES["RML"],)),
         ],
-        **_motion(phantom, registration, exp.ct, inside),
+        **_motion(phantom, registration, exp.ct, seen.inside),
         **_jacobian(phantom, registration),
+        **values_t0,
+        **_correlations(beside),
+        **_coverage(beside),
+        **_changes(beside),
+        **_defects(beside),
+        **_shares(beside, lobes_exp, borders),
     }
-    ideal, values_t0 = pointwise(phantom, seen.truly.lungs)
-    values |= values_t0
-    values |= _correlations(maps, oracle, truth, exp, lungs, inside)
-    values |= _coverage(maps, truth, ideal, lungs, inside)
-    values |= _changes(maps, oracle, truth, lungs, inside)
-    values |= _defects(maps, oracle, truth, exp, lungs, inside)
-    borders = lobe_borders({f.name: f.uncertainty_mm for f in found.fissures.values()})
-    blood = carry(ideal, lungs)
-    values |= _shares(maps, {**truth, "blood": blood}, exp, lobes_exp, seen.lobes_exp, lungs, borders)
     asked = tests.split()
     if "T2" in asked:
         values["t2"] = imposed_errors(seen)
     if "T6" in asked:
-        values["t6"] = offset_cost(seen, maps)
+        values["t6"] = offset_cost(seen, beside.maps)
     if "T9" in asked:
-        values["t9"] = repeated(seen, maps)
+        values["t9"] = repeated(seen, beside.maps)
     return values
 
 
@@ -179,15 +200,10 @@ def pointwise(phantom: Phantom, lungs: Volume) -> tuple[LungField, Values]:
     }
 
 
-def _correlations(
-    maps: Mapping[str, np.ndarray],
-    oracle: Mapping[str, np.ndarray],
-    truth: Mapping[str, np.ndarray],
-    exp: Breath,
-    lungs: Volume,
-    inside: np.ndarray,
-) -> Values:
+def _correlations(beside: _Beside) -> Values:
     """Rank correlations with the truth, nulls beside."""
+    seen, maps, oracle = beside.seen, beside.maps, beside.oracle
+    exp, lungs, inside, truth = seen.exp, seen.lungs, seen.inside, seen.truth
     height = np.broadcast_to(np.arange(exp.ct.shape[1], dtype=np.float32)[None, :, None], exp.ct.shape)
     values: Values = {}
     own = 5.0  # mm, of the maps
@@ -233,16 +249,11 @@ def _covered(error: np.ndarray, standard_error: np.ndarray) -> float:
     return 100 * float((np.abs(error[known]) <= _Z * standard_error[known]).mean())
 
 
-def _coverage(
-    maps: Mapping[str, np.ndarray],
-    truth: Mapping[str, np.ndarray],
-    ideal: LungField,
-    lungs: Volume,
-    inside: np.ndarray,
-) -> Values:
+def _coverage(beside: _Beside) -> Values:
+    maps, lungs, inside, truth = beside.maps, beside.seen.lungs, beside.seen.inside, beside.seen.truth
     v = smoothed(truth["ventilation"], lungs, 5.0)
     m = smoothed(truth["mass_change"], lungs, region_sigma(20.0))
-    blood, q = carry(ideal, lungs)[inside], maps["perfusion"][inside]
+    blood, q = beside.blood[inside], maps["perfusion"][inside]
     known = np.isfinite(blood) & np.isfinite(q)
     q_error = q[known] / q[known].mean() - blood[known] / blood[known].mean()
     return {
@@ -255,15 +266,10 @@ def _coverage(
     }
 
 
-def _changes(
-    maps: Mapping[str, np.ndarray],
-    oracle: Mapping[str, np.ndarray],
-    truth: Mapping[str, np.ndarray],
-    lungs: Volume,
-    inside: np.ndarray,
-) -> Values:
+def _changes(beside: _Beside) -> Values:
     """The mass change by regions of 20 mm: what was there, what was found, what the true motion finds."""
-    true = smoothed(truth["mass_change"], lungs, region_sigma(20.0))
+    maps, oracle, lungs, inside = beside.maps, beside.oracle, beside.seen.lungs, beside.seen.inside
+    true = smoothed(beside.seen.truth["mass_change"], lungs, region_sigma(20.0))
     step = [max(1, round(20.0 / s)) for s in lungs.spacing]
     nodes = tuple(slice(n // 2, None, n) for n in step)
     some = inside[nodes]
@@ -282,19 +288,17 @@ def _changes(
     }
 
 
-def _defects(
-    maps: Mapping[str, np.ndarray],
-    oracle: Mapping[str, np.ndarray],
-    truth: Mapping[str, np.ndarray],
-    exp: Breath,
-    lungs: Volume,
-    inside: np.ndarray,
-) -> Values:
+def _defects(beside: _Beside) -> Values:
     """Dice of what lies below 60 % of the mean; classes of the truth (rows) by ours (columns), in percent."""
+    exp, lungs, inside, truth = beside.seen.exp, beside.seen.lungs, beside.seen.inside, beside.seen.truth
     low: dict[str, dict[str, np.ndarray]] = {}
     dense = smoothed(exp.ct.array.astype(np.float32), lungs, 5.0)[inside]
     for name in ("ventilation", "perfusion"):
-        of = {"truth": smoothed(truth[name], lungs, 5.0), "map": maps[name], "oracle": oracle[name]}
+        of = {
+            "truth": smoothed(truth[name], lungs, 5.0),
+            "map": beside.maps[name],
+            "oracle": beside.oracle[name],
+        }
         rows = {kind: array[inside] for kind, array in of.items()}
         known = np.logical_and.reduce([np.isfinite(row) for row in rows.values()])
         low[name] = {kind: (row < LOW * row[known].mean()) & known for kind, row in rows.items()}
@@ -320,16 +324,10 @@ def _by_kind(
     return [{name: of[kind].astype(np.intp) for name, of in low.items()} for kind in kinds]
 
 
-def _shares(
-    maps: Mapping[str, np.ndarray],
-    truth: Mapping[str, np.ndarray],
-    exp: Breath,
-    lobes: Volume,
-    true_lobes: Volume,
-    lungs: Volume,
-    borders: Mapping[str, float],
-) -> Values:
+def _shares(beside: _Beside, lobes: Volume, borders: Mapping[str, float]) -> Values:
     """Shares of lobes in percent, by our lobes and the true ones, and of nulls; and which intervals hold."""
+    seen, maps = beside.seen, beside.maps
+    exp, truth, true_lobes = seen.exp, seen.truth, seen.lobes_exp
     own = exp.anatomy.lungs
     nearest = carry_true_lobes(true_lobes, own)
     mass = density(exp.calibrate(exp.ct.array))
@@ -347,13 +345,13 @@ def _shares(
         values[f"share_{short}"] = of(maps[name], lobes)
         values[f"share_{short}_given"] = of(maps[name], nearest)
     volumes = {n: own.like(maps[n]) for n in ("ventilation", "ventilation_se", "perfusion", "perfusion_se")}
-    true_hold = BreathHold(exp.ct, lungs, true_lobes, exp.calibrate)
+    true_hold = BreathHold(exp.ct, seen.lungs, true_lobes, exp.calibrate)
     held: dict[str, list[bool]] = {}
     for kind, labels, border in (("own", lobes, borders), ("given", nearest, {})):
         hold = BreathHold(exp.ct, own, labels, exp.calibrate)
         said = region_intervals(hold, volumes, border_mm=border)
         regions = true_hold.regions()
-        row, tissue = regions.row(truth["ventilation"]), regions.row(truth["blood"])
+        row, tissue = regions.row(truth["ventilation"]), regions.row(beside.blood)
         for region, where in regions:
             if region.name == "both":
                 continue
