@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from analytic_chest import make_chest
+from analytic_chest import ellipsoid, make_chest
 
 from lungvq.findings import Severity
 from lungvq.segment import segment
@@ -24,6 +24,18 @@ def test_references_shift_with_the_scan(offset, noise):
     assert found.air_ml > 0.3
     assert found.blood_ml > 3
     assert found.blood_site in {"descending aorta", "heart and great vessels"}
+
+
+@pytest.mark.parametrize("blood_hu", [160, 300])
+def test_contrast_medium_is_read_however_bright(blood_hu):
+    chest = make_chest()
+    anatomy = segment(chest.ct)
+    array = chest.ct.array.copy()
+    z, y, x = ((np.arange(n) - (n - 1) / 2) * s for n, s in zip(array.shape, chest.ct.spacing, strict=True))
+    heart = ellipsoid(z[:, None, None], y[:, None], x, (-45.0, -25.0, 25.0), (45.0, 38.0, 45.0))
+    array[heart & (anatomy.lungs.array == 0)] += blood_hu - 20
+    found = reference_tissue(chest.ct.like(array), anatomy)
+    assert found.blood_hu == pytest.approx(blood_hu, abs=25)
 
 
 def test_references_that_are_not_there_are_none():

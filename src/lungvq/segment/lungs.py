@@ -25,9 +25,7 @@ BODY_HU = -350.0
 MIN_LUNGS_ML = 250.0
 MIN_PIECE_ML = 8.0
 MIN_BASES_MM = 110.0
-MOST_AT_PADDING = (
-    0.1  # of a smaller piece; foam and air behind the back lie along the edge of a round field of view
-)
+MOST_AT_PADDING = 0.1  # of a smaller piece of lung; foam behind the back lies along a round field of view
 WALL_MM = 2.6
 SPLIT_LADDER_MM = (1.0, 2.0, 4.0, 7.0, 10.0, 14.0)
 

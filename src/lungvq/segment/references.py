@@ -23,6 +23,9 @@ AORTA_RADIUS_MM = (8.0, 18.0)
 AORTA_CHAIN_MM = 40.0
 AORTA_ASIDE_MM = 10.0
 BLOOD_HU = (-15.0, 110.0)  # wide enough for an offset of 30 HU and for smoothed noise
+ENHANCED_HU = (110.0, 1500.0)
+MIN_ENHANCED_ML = 40.0  # 8 mm inside the surface of what is so bright
+MOST_DEEP = 0.55  # of the lungs' way from front to back: the spine lies beyond, and is as bright
 MIN_AIR_ML = 0.3
 MIN_BLOOD_ML = 3.0
 AORTA = "descending aorta"
@@ -105,6 +108,9 @@ def _tracheal_air(ct: Volume, airways: Mask) -> np.ndarray:
 def _blood(ct: Volume, anatomy: Anatomy) -> tuple[np.ndarray, str]:
     coarse = coarsen(ct, 2.5)
     lungs = anatomy.lungs.resample_labels(coarse.grid).array
+    enhanced = blood_pool(coarse, _front(lungs), ENHANCED_HU)
+    if enhanced.sum() * coarse.voxel_ml >= MIN_ENHANCED_ML:
+        return _at(ct, coarse.like(enhanced.astype(np.uint8))), POOL
     midline = find_body(coarse).midline_mm
     track = track_aorta(coarse, lungs, midline)
     if len(track):
@@ -113,6 +119,15 @@ def _blood(ct: Volume, anatomy: Anatomy) -> tuple[np.ndarray, str]:
             return values, AORTA
     pool = blood_pool(coarse, lungs)
     return _at(ct, coarse.like(pool.astype(np.uint8))), POOL
+
+
+def _front(lungs: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The lungs before the spine."""
+    rows = np.flatnonzero((lungs > 0).any(axis=(0, 2)))
+    front = lungs.copy()
+    if len(rows):
+        front[:, rows[0] + round(MOST_DEEP * (rows[-1] - rows[0])) :] = 0
+    return front
 
 
 def _at(ct: Volume, mask: Volume) -> np.ndarray:
@@ -223,7 +238,7 @@ def _discs(
     return discs
 
 
-def blood_pool(coarse: Volume, lungs: NDArray[np.uint8]) -> Mask:
+def blood_pool(coarse: Volume, lungs: NDArray[np.uint8], within_hu: tuple[float, float] = BLOOD_HU) -> Mask:
     """The largest body of soft tissue between the lungs, 8 mm inside its surface: mostly heart.
 
     Parameters
@@ -232,11 +247,13 @@ def blood_pool(coarse: Volume, lungs: NDArray[np.uint8]) -> Mask:
         HU, canonical order.
     lungs : ndarray of uint8
         On the same grid.
+    within_hu : tuple of float, optional
+        What counts as soft tissue.
     """
     between = np.logical_or.accumulate(lungs == RIGHT, axis=2)
     between &= np.logical_or.accumulate((lungs == LEFT)[:, :, ::-1], axis=2)[:, :, ::-1]
     smooth = ndimage.gaussian_filter(coarse.array, [min(1.0, 3.0 / s) for s in coarse.spacing])
-    soft = between & (lungs == 0) & (smooth > BLOOD_HU[0]) & (smooth < BLOOD_HU[1])
+    soft = between & (lungs == 0) & (smooth > within_hu[0]) & (smooth < within_hu[1])
     core = erode(soft, 8.0, coarse.spacing)
     labels, count = ndimage.label(core)
     if count == 0:
