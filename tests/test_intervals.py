@@ -78,6 +78,16 @@ def test_vessels_that_count_as_tissue_are_not_averaged_away(hold):
     assert (high - low) / 3.92 > 100 * KIND["perfusion"] * f * (1 - f)
 
 
+def test_thin_lung_has_as_many_vessels_that_count_as_tissue(hold):
+    values = np.where(hold.lobes.array == 1, 0.2, 1.0) * (hold.lungs.array > 0)
+    maps = made(hold, 1.0, 1e-6) | {"perfusion": hold.lungs.like(values.astype(np.float32))}
+    low, high = region_intervals(hold, maps)["LUL", "perfusion_fraction_pct"]
+    f = (low + high) / 200
+    of_volume = float((hold.lobes.array == 1).sum() / (hold.lungs.array > 0).sum())
+    assert of_volume > 3 * f
+    assert (high - low) / 3.92 == pytest.approx(100 * KIND["perfusion"] * of_volume * (1 - f), rel=0.01)
+
+
 def test_an_uncertain_fissure_widens_the_lobe_and_not_the_lung(hold):
     maps = made(hold, 1.0, 0.01)
     narrow = region_intervals(hold, maps)

@@ -33,7 +33,8 @@ Tracheal air reads some HU otherwise with another kernel or a narrower trachea, 
 not suffer: the error is everywhere the same."""
 
 KIND = {"ventilation": 0.0, "perfusion": 0.042}
-"""Standard error of a region's sum that no averaging takes away, as a share of it: vessels that count as tissue."""
+"""Standard error of a region's sum that no averaging takes away: vessels that count as tissue. As a share of it, or
+of what as much of the whole lungs holds where that is more: there are as many in thin lung."""
 
 ZONE_BORDER = 0.55
 """Standard error of where a zone ends, in slices: zones move with the lung's highest and lowest slice, and by a whole
@@ -237,7 +238,7 @@ def _shares(
         f = total / whole
         # A lung's outline moves its own regions' share up as much as the other lung's is part of the whole.
         outline *= 1 - by_name[lung] / whole
-        kind = KIND[name] * abs(total) * (1 - f)
+        kind = KIND[name] * max(abs(total), whole * volumes[region.name] / volumes["both"]) * (1 - f)
         if name == "ventilation":
             map_error = square
         else:

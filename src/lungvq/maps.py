@@ -16,12 +16,10 @@ from lungvq.regional import LungVoxels, close_sums, reaching_out
 from lungvq.ventilation import VentilationTerms, jacobian_gain, specific_gain
 from lungvq.volume import Volume
 
-__all__ = ["make_maps"]
+__all__ = ["OPAQUE_Q", "OPAQUE_V", "make_maps"]
 
-_OPAQUE_Q, _OPAQUE_V = (
-    0.50,
-    0.75,
-)  # g/mL at expiration: in denser lung density is not blood, air not ventilation
+OPAQUE_Q, OPAQUE_V = 0.50, 0.75
+"""g/mL at expiration: in denser lung density is not blood, air not ventilation."""
 
 
 def make_maps(
@@ -87,9 +85,9 @@ def make_maps(
     close(on["hybrid"], inspired_ml)
     close(on["jacobian"], {lung: t.volume_ml for lung, t in insp.totals.items()})
 
-    opaque = on["density"] > _OPAQUE_V
+    opaque = on["density"] > OPAQUE_V
     v = _without(opaque, on["air_insp"] - on["air_exp"])
-    blood = _without(on["density"] > _OPAQUE_Q, on["blood"])
+    blood = _without(on["density"] > OPAQUE_Q, on["blood"])
     mean_blood = np.float32(np.nanmean(blood, dtype=np.float64) if np.isfinite(blood).any() else np.nan)
     q = blood / mean_blood
     alike = v, q

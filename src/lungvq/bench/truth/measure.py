@@ -15,6 +15,7 @@ from lungvq.bench.truth.seen import Arrays, Seen, look, lungs_of, maps_of, rank,
 from lungvq.ctp import region_sigma
 from lungvq.hu import air_fraction, density
 from lungvq.intervals import lobe_borders, region_intervals
+from lungvq.maps import OPAQUE_Q
 from lungvq.match import carry_lobes
 from lungvq.pair import LungTotals, MatchedPair
 from lungvq.perfusion import perfusion_terms
@@ -47,7 +48,7 @@ class _Beside:
     maps, oracle : dict of str to ndarray
         By our own masks and motion, and by the true ones.
     blood : ndarray
-        The true blood mass on the grid of ``seen.exp``, as no scanner blurs it.
+        The true blood mass on the grid of ``seen.exp``, as no scanner blurs it; NaN outside and in opacities.
     """
 
     seen: Seen
@@ -151,6 +152,7 @@ def _jacobian(phantom: Phantom, found: Registration) -> Values:
 def pointwise(phantom: Phantom, lungs: Volume) -> tuple[LungField, Values]:
     """T0: true motion, and densities of the tissue itself without scanner or vessels. Also the true blood mass.
 
+    The blood mass is NaN in opacities, where density is not blood.
     `lungs` are the true ones at expiration, on any grid in canonical order.
     """
     inside = lungs.array > 0
@@ -190,7 +192,11 @@ def pointwise(phantom: Phantom, lungs: Volume) -> tuple[LungField, Values]:
     m, m_true = at(blood.change), at(far.mean(full(change).array))
     gained = sum(totals[0][n].air_ml - totals[1][n].air_ml for n in LUNGS)
     size = float(np.sqrt((m_true**2).mean()))
-    return blood.blood, {
+    clear = {
+        lung: part.like(np.where(blood.density_exp[lung].array > OPAQUE_Q, np.float32(np.nan), part.array))
+        for lung, part in blood.blood.items()
+    }
+    return clear, {
         "t0_v": rank(v[::20], v_true[::20]),
         "t0_j": rank(j[::20], v_true[::20]),
         "t0_v_bias_pct": 100 * float(v.mean() / v_true.mean() - 1),
