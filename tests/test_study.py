@@ -256,6 +256,15 @@ def test_matching_kernels_before_soft_before_anything():
     assert "KERNEL_MISMATCH" in {f.code for f in pair_findings(mixed)}
 
 
+def test_the_breaths_of_two_people_without_names_are_not_mixed():
+    one, other = (
+        [candidate(5.0, "insp"), candidate(3.0, "exp")],
+        [candidate(3.05, "insp"), candidate(2.0, "exp")],
+    )
+    assert isinstance(decide([*one, *other]), Undecided)
+    assert parts(decide([*one, candidate(2.0)])) == ("insp", "exp")
+
+
 def test_a_small_breath_is_warned_about_with_its_ratio():
     found = {f.code: f for f in pair_findings(decide([candidate(5.0, "insp"), candidate(4.6, "exp")]))}
     assert found["BREATH_BETWEEN_SCANS"].severity is Severity.WARN

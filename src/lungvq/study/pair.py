@@ -138,13 +138,17 @@ def _decide_levels(candidates: Sequence[Candidate]) -> Pair | Undecided:
 
 
 def _by_words(levels: list[list[Candidate]], litres: str) -> Pair | Undecided:
-    """Three breath-holds or more: the one called inspiration and the one called expiration, if each is one."""
+    """Three breath-holds or more: the one called inspiration and the one called expiration, if each is one.
+
+    Where scans that hold the same are called both, they are of several breaths, if not of several people.
+    """
+    told_both = any({INSPIRATION, EXPIRATION} <= {c.told for c in level} for level in levels)
     named = {
         role: [n for n, level in enumerate(levels) if {c.told for c in level} - {""} == {role}]
         for role in (INSPIRATION, EXPIRATION)
     }
     insp, exp = named[INSPIRATION], named[EXPIRATION]
-    if len(insp) == len(exp) == 1 and insp[0] < exp[0]:
+    if len(insp) == len(exp) == 1 and insp[0] < exp[0] and not told_both:
         return best_pair(levels[insp[0]], levels[exp[0]])
     return Undecided(
         f"there are {len(levels)} different breath-holds (the lungs hold {litres} L), and words do not tell which"
