@@ -29,7 +29,7 @@ JACOBIAN_SCALE_MM = 4.0
 _SCALES_MM = (4.0, 5.0, 10.0, 20.0)
 # The error of a regional Jacobian over that at 4 mm: between phantoms of 1.7 to 2.4 mm (0.12 at 20 mm) and those of
 # 3 mm (0.19), as coarser voxels make smoother errors.
-_FALL = (1.0, 0.87, 0.45, 0.17)
+_FALL = (1.0, 0.87, 0.48, 0.17)
 _FALL_BEYOND = 1.6  # the power by which it goes on falling
 
 _BEYOND_MM = 4.0
