@@ -235,7 +235,7 @@ def test_an_error_of_the_jacobian_goes_into_the_air_at_the_scale_of_the_average(
     lungs = two_boxes()
     pair = pair_of(lungs, *(np.full(lungs.shape, v) for v in (0.7, 0.3, 1.0, 0.0, 2.0)))
     pair = replace(pair, jacobian_error=lungs.like(np.full(lungs.shape, 0.1, np.float32)))
-    for sigma, share in ((4.0, 1.0), (10.0, 0.42)):
+    for sigma, share in ((4.0, 1.0), (10.0, 0.48)):
         near = Neighbourhoods(lungs, sigma)
         inspired = near.mean(np.full(lungs.shape, 1.7))
         error = ErrorModel(calibration_error_hu=0).of_difference(pair, near, inspired)
