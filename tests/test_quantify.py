@@ -320,17 +320,20 @@ def test_prm_topology_and_cells_of_the_boxes(case):
     maps["prm"] = lungs.like((lungs.array > 0) * np.uint8(PRM_CLASSES["fsad"]))
     maps["perfusion"] = lungs.like(np.where(lungs.array == 1, 1.0, 3.0).astype(np.float32))
     table = count(case)
-    assert value(table, "right", "prm_fsad_euler_per_ml") == pytest.approx(1 / (27 * 80 * ML), rel=1e-4)
     assert value(table, "both", "prm_normal_surface_cm2_per_ml") == 0
-    sides = {"right": (27 * 4.0, 8 * 3.0, 10 * 2.0), "left": (21 * 4.0, 8 * 3.0, 9 * 2.0)}
+    # 20 mm of the right lung from side to side are 7 blocks of 3 mm, the left one's 18 are 6; slices and rows stay.
+    sides = {"right": (27 * 4.0, 8 * 3.0, 21.0), "left": (21 * 4.0, 8 * 3.0, 18.0)}
     for lung, (a, b, c) in sides.items():
-        surface = 0.01 * 2 * (a * b + a * c + b * c) / (a * b * c / 1000)
+        ml = a * b * c / 1000
+        assert value(table, lung, "prm_fsad_euler_per_ml") == pytest.approx(1 / ml, rel=1e-4)
+        surface = 0.01 * 2 * (a * b + a * c + b * c) / ml
         # Faces along the axes come out too small (clinical.topology).
         assert 0.8 < value(table, lung, "prm_fsad_surface_cm2_per_ml") / surface < 1
+    widths = {"left": 1.0, "right": 21 / 20}
+    ml = {r: value(table, r, "volume_exp_ml") * widths[LUNG_OF_LOBE[r]] for r in LOBES}
     for metric in ("surface_cm2_per_ml", "curvature_cm_per_ml", "euler_per_ml"):
-        parts = [(value(table, r, f"prm_fsad_{metric}"), value(table, r, "volume_exp_ml")) for r in LOBES]
-        whole = value(table, "both", f"prm_fsad_{metric}") * value(table, "both", "volume_exp_ml")
-        assert sum(density * ml for density, ml in parts) == pytest.approx(whole)
+        parts = sum(value(table, r, f"prm_fsad_{metric}") * ml[r] for r in LOBES)
+        assert parts == pytest.approx(value(table, "both", f"prm_fsad_{metric}") * sum(ml.values()))
     medians = {r: value(table, r, "perfusion_voronoi_median") for r in ("left", "right", "both")}
     assert medians == {"left": 1.0, "right": 3.0, "both": 2.0}
     # Below 60 % of the mean of all voxels, which is above 2: all of the left lung.

@@ -336,11 +336,11 @@ _COUNTS = (
         "on voxels 4 mm apart; the source's seeds and statistics are not public",
     ),
     (
-        "prm_minkowski2mm@1",
+        "prm_minkowski3mm@1",
         "surface, integral of its mean curvature and Euler number of a PRM class, per mL that has a class",
         "cm2/mL, cm/mL, 1/mL",
         "Hoff 2017; Ohser 2000",
-        "on blocks of some 2 mm, the commonest class of each; borders on vessels and the pleura count; no windows",
+        "on blocks of 3 mm, the commonest class of each; borders on vessels and the pleura count; no windows",
     ),
     (
         "variance_split@1",

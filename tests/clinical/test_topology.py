@@ -73,11 +73,29 @@ def test_regions_add_up_and_a_body_at_the_edge_is_closed():
     assert not minkowski_map(np.zeros((2, 3, 4), bool), (1, 1, 1)).any()
 
 
-def test_the_commonest_label_of_blocks_about_every_third_voxel():
+def test_the_commonest_label_of_blocks_of_three_mm_in_voxels_of_two():
     labels = np.array([1, 1, 2, 2, 3, 3, 0, 1, 2, 2], np.uint8)
-    # Beyond the ends is 0: blocks (0 1 1) (2 2 3) (3 0 1) (2 2 0).
+    # Blocks hold one voxel and half of the next, then the other half and one: 11, 12, 23, 33, 01, 22 and, beyond, 20.
+    expected = [1, 2, 2, 3, 0, 2, 2]
     for axis in range(3):
-        shape, steps = [1, 1, 1], [1, 1, 1]
-        shape[axis], steps[axis] = labels.size, 3
-        assert coarse_labels(labels.reshape(shape), tuple(steps), 4).ravel().tolist() == [1, 2, 0, 2]
-    assert coarse_labels(labels.reshape(1, 1, -1), (1, 1, 1), 4).ravel().tolist() == labels.tolist()
+        shape, spacing = [1, 1, 1], [3.0, 3.0, 3.0]
+        shape[axis], spacing[axis] = labels.size, 2.0
+        found, sides = coarse_labels(labels.reshape(shape), tuple(spacing), 3.0, 4)
+        assert found.ravel().tolist() == expected
+        assert sides == (3, 3, 3)
+    found, sides = coarse_labels(labels.reshape(1, 1, -1), (1, 1, 5), 3.0, 4)
+    # A third of a block in the other two axes: the rest of it is beyond the array.
+    assert not found.any()
+    assert sides == (3, 3, 5)
+
+
+@pytest.mark.parametrize("spacing", [(0.75, 0.75, 0.75), (1.0, 1.0, 1.0), (2.5, 1.5, 1.5), (3.0, 0.7, 0.7)])
+def test_on_blocks_of_three_mm_voxels_do_not_matter(spacing):
+    """Balls of 9 mm, 25 mm apart, so that blocks cut each of them otherwise."""
+    z, y, x = (np.mod(a, 25.0) - 12.5 for a in np.ogrid[tuple(slice(0, 75, s) for s in spacing)])
+    z, y, x = (a + s / 2 for a, s in zip((z, y, x), spacing, strict=True))
+    body = (z * z + y * y + x * x < 81).astype(np.uint8)
+    blocks, sides = coarse_labels(body, spacing, 3.0, 2)
+    found = whole(blocks > 0, sides) / 27
+    assert sides == (3, 3, 3)
+    assert found == pytest.approx([4 * np.pi * 81, 4 * np.pi * 9, 1], rel=0.06)

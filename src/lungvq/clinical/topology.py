@@ -10,6 +10,7 @@ from itertools import combinations
 
 import numpy as np
 from scipy.ndimage import find_objects
+from scipy.sparse import csr_array
 from scipy.spatial import SphericalVoronoi
 
 __all__ = ["MINKOWSKI", "coarse_labels", "minkowski_map", "minkowski_weights"]
@@ -17,6 +18,7 @@ __all__ = ["MINKOWSKI", "coarse_labels", "minkowski_map", "minkowski_weights"]
 MINKOWSKI = ("surface", "curvature", "euler")
 """Area in mm2, integral of the mean curvature in mm, and Euler number."""
 
+_TIE = 1e-4  # shares of a block that are closer are equal
 _CORNERS = np.array(list(np.ndindex(2, 2, 2)))  # of a cell between the centres of eight voxels
 _SET = (np.arange(256)[:, None] >> np.arange(8)) & 1  # which corners are set, pattern by pattern
 
@@ -114,38 +116,57 @@ def minkowski_map(inside: np.ndarray, spacing: tuple[float, float, float]) -> np
     return out
 
 
-def coarse_labels(labels: np.ndarray, steps: tuple[int, int, int], n: int) -> np.ndarray:
-    """The commonest label about every so many-th voxel; of equally common ones the lowest.
+def coarse_labels(
+    labels: np.ndarray, spacing: tuple[float, float, float], block_mm: float, n: int
+) -> tuple[np.ndarray, tuple[float, float, float]]:
+    """The label that fills most of each block; of equal ones the lowest.
 
     Parameters
     ----------
     labels : ndarray of uint8, shape (K, J, I)
         From 0 to n - 1; beyond the array is 0.
-    steps : tuple of int
-        Blocks of so many voxels lie about the first voxel of each axis and every so many-th after it.
+    spacing : tuple of float
+        mm.
+    block_mm : float
+        Side of a block, the first from the edge of the array. Along an axis with wider voxels, these stay.
+
+    Returns
+    -------
+    labels : ndarray of uint8
+        Of the blocks.
+    spacing : tuple of float
+        Of the blocks, in mm.
 
     Examples
     --------
-    >>> coarse_labels(np.array([[[1, 1, 2, 2, 3, 3, 0, 1]]], np.uint8), (1, 1, 3), 4).tolist()
-    [[[1, 2, 0]]]
+    >>> coarse_labels(np.array([[[1, 1, 2, 2, 3, 0, 0]]], np.uint8), (3, 3, 2), 3.0, 4)
+    (array([[[1, 2, 2, 0, 0]]], dtype=uint8), (3, 3, 3.0))
     """
-    room = []
-    for size, step in zip(labels.shape, steps, strict=True):
-        blocks = -(-size // step)
-        room.append((step // 2, max(blocks * step - size - step // 2, 0)))
-    padded = np.pad(labels, room)
-    most, chosen = np.zeros(()), np.zeros((), np.uint8)
-    for label in range(n):
-        count = (padded == label).view(np.uint8)
-        for axis, (size, step) in enumerate(zip(labels.shape, steps, strict=True)):
-            lines = np.moveaxis(count, axis, 0)[: -(-size // step) * step]
-            total = lines[::step].astype(np.uint32 if axis == 2 else np.uint8)
-            for offset in range(1, step):
-                total += lines[offset::step]
-            count = np.moveaxis(total, 0, axis)
-        chosen = np.where(count > most, np.uint8(label), chosen)
-        most = np.maximum(most, count)
-    return chosen
+    sides = tuple(max(s, block_mm) for s in spacing)
+    overlaps = [_overlaps(n, s, t) for n, s, t in zip(labels.shape, spacing, sides, strict=True)]
+    shape = tuple(o.shape[0] for o in overlaps)
+    filled = np.zeros(shape, np.float32)  # by labels other than 0
+    most, chosen = np.zeros(shape, np.float32), np.zeros(shape, np.uint8)
+    for label in range(1, n):
+        share = (labels == label).view(np.uint8)
+        for axis, overlap in enumerate(overlaps):
+            lines = np.moveaxis(share, axis, 0)
+            share = np.moveaxis(
+                (overlap @ lines.reshape(len(lines), -1)).reshape(-1, *lines.shape[1:]), 0, axis
+            )
+        filled += share
+        chosen[share > most + _TIE] = label
+        most = np.maximum(most, share)
+    chosen[most <= 1 - filled + _TIE] = 0
+    return chosen, (sides[0], sides[1], sides[2])
+
+
+def _overlaps(n: int, spacing: float, side: float) -> csr_array:
+    """What share of each block every voxel of an axis fills."""
+    blocks = max(1, int(np.ceil(n * spacing / side - 1e-6)))
+    block, voxel = np.arange(blocks)[:, None] * side, np.arange(n) * spacing
+    common = np.minimum(block + side, voxel + spacing) - np.maximum(block, voxel)
+    return csr_array(np.maximum(common, 0).astype(np.float32) / np.float32(side))
 
 
 def _euler() -> np.ndarray:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
-from scipy.ndimage import find_objects
 
 from lungvq.anatomy import PRM_CLASSES, VQ_CLASSES
 from lungvq.clinical.defects import LEAST_DEFECT_ML, REFERENCE_CUTS, REFERENCE_RULE, large_clusters
@@ -31,6 +30,7 @@ _PER_ML = {
     "curvature": ("cm_per_ml", "cm/mL", 0.1),
     "euler": ("per_ml", "1/mL", 1.0),
 }
+_BLOCK_MM = 3.0  # slices are seldom thicker: surfaces compare only at one scale
 _SHOWN_THRESHOLDS = (0.40, 0.50, 0.70, 0.80)  # beside the default; between them the sweep's area speaks
 _CLASSES = {"vq": VQ_CLASSES, "prm": PRM_CLASSES}
 _BANDS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -71,28 +71,21 @@ def prm_rows(regions: Regions, maps: dict[str, Volume]) -> Iterator[Row]:
 
 
 def _topology(regions: Regions, prm: np.ndarray) -> Iterator[Row]:
-    """Surface, its curvature and Euler number of each PRM class, per mL that has a class, on blocks of some 2 mm."""
-    thin, every = regions.thinned(THIN_MM)
-    blocks = np.zeros(thin.lungs.shape, np.uint8)
-    for box in find_objects((thin.lungs.array > 0).view(np.uint8)):
-        part = [slice(max(s.start - 1, 0), s.stop + 1) for s in box]  # a block more: it reaches halfway in
-        lo, hi = (
-            [getattr(s, end) * e.step for s, e in zip(part, every, strict=True)] for end in ("start", "stop")
-        )
-        fine = prm[lo[0] : hi[0], lo[1] : hi[1], lo[2] : hi[2]]
-        k, j, i = (e.step for e in every)
-        blocks[tuple(part)] = coarse_labels(fine, (k, j, i), len(PRM_CLASSES) + 1)
-    blocks[thin.lungs.array == 0] = 0
-    alike = np.zeros(thin.lung.shape, np.int32)
-    classed = [float(n[0]) * thin.voxel_ml for _, n in thin.tally(alike, 1, thin.row(blocks > 0))]
+    """Surface, its curvature and Euler number of each PRM class, per mL that has a class, on blocks of 3 mm."""
+    coarse, box = regions.coarse(_BLOCK_MM)
+    lungs = coarse.lungs
+    blocks, _ = coarse_labels(prm[box], regions.lungs.spacing, _BLOCK_MM, len(PRM_CLASSES) + 1)
+    blocks[lungs.array == 0] = 0
+    alike = np.zeros(coarse.lung.shape, np.int32)
+    classed = [float(n[0]) * coarse.voxel_ml for _, n in coarse.tally(alike, 1, coarse.row(blocks > 0))]
     for name, label in PRM_CLASSES.items():
-        added = minkowski_map(blocks == label, thin.lungs.spacing)
+        added = minkowski_map(blocks == label, lungs.spacing)
         for functional, own in zip(MINKOWSKI, added, strict=True):
             suffix, unit, scale = _PER_ML[functional]
-            sums = thin.tally(alike, 1, thin.row(own))
+            sums = coarse.tally(alike, 1, coarse.row(own))
             for (region, total), ml in zip(sums, classed, strict=True):
                 density = scale * float(total[0]) / ml if ml else float("nan")
-                yield region.row(f"prm_{name}_{functional}_{suffix}", density, unit, "prm_minkowski2mm@1")
+                yield region.row(f"prm_{name}_{functional}_{suffix}", density, unit, "prm_minkowski3mm@1")
 
 
 def vq_rows(regions: Regions, maps: dict[str, Volume]) -> Iterator[Row]:

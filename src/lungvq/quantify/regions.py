@@ -164,6 +164,27 @@ class Regions:
         )
         return Regions(lungs, lobes, self._slice_zones[::k]), every
 
+    def coarse(self, side_mm: float) -> tuple[Regions, tuple[slice, slice, slice]]:
+        """The same regions on blocks of exactly `side_mm`, where voxels are not wider, and the box these begin in.
+
+        The box is the voxels about the lungs; a block belongs to what the voxel in its middle belongs to.
+        """
+        plane = np.asarray(self.lungs.array.any(axis=0))
+        used = (np.asarray(a.any(axis=n)) for a, n in ((self._lung_size[:, 1:], 1), (plane, 1), (plane, 0)))
+        depth, height, width = (slice(a.argmax(), a.size - a[::-1].argmax()) for a in used)
+        box = depth, height, width
+        grid = self.lungs.grid.crop(box)
+        steps = [max(1.0, side_mm / s) for s in grid.spacing]  # voxels of a block
+        k, j, i = (
+            np.minimum(((np.arange(np.ceil(n / step - 1e-6)) + 0.5) * step).astype(int), n - 1)
+            for n, step in zip(grid.shape, steps, strict=True)
+        )
+        affine = grid.affine @ np.diag([*steps, 1.0])
+        affine[:3, 3] += grid.affine[:3, :3] @ ((np.array(steps) - 1) / 2)
+        middles = np.ix_(k, j, i)
+        lungs, lobes = (Volume(v.array[box][middles], affine) for v in (self.lungs, self._lobes))
+        return Regions(lungs, lobes, self._slice_zones[depth][k]), box
+
     def kept(self, every: tuple[slice, slice, slice]) -> np.ndarray:
         """Which voxels of the row are left after thinning, shape (N,)."""
         lattice = np.zeros(self.lungs.shape, bool)
