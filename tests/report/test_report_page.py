@@ -281,6 +281,12 @@ class TestWithholding:
         assert is_withheld(case, "vq_log2")
         assert not is_withheld(case, "ventilation")
 
+    def test_cut_lungs_leave_no_number_of_both_on_the_first_page(self, make_case, failing):
+        key = build_page(make_case(change=failing("both", "left", "right")))["key"]
+        assert [text for _, text, _ in key["volumes"]] == ["–"] * 4
+        assert all(split["withheld"] for split in key["splits"])
+        assert key["classes"]["withheld"]
+
     def test_lobes_go_and_lungs_stay(self, make_case, failing):
         case = make_case(change=failing("lobes", message="No voxel belongs to RML."))
         assert "Lobes withheld because of a failed check: No voxel belongs to RML." in words_of(case)

@@ -240,12 +240,13 @@ def _touched(names: Iterable[str]) -> list[str]:
 
 
 def _key_numbers(result: CaseResult) -> dict[str, Any]:
+    counted = not result.withheld("both")
     insp, exp = (
-        float("nan") if result.withheld("both") else result.metric("both", f"volume_{hold}_ml") / 1000
+        result.metric("both", f"volume_{hold}_ml") / 1000 if counted else float("nan")
         for hold in ("insp", "exp")
     )
     shown = {name: not is_withheld(result, name) for name in ("ventilation", "perfusion", "vq")}
-    air = result.metric("both", "ventilation_ml") / 1000 if shown["ventilation"] else None
+    air = result.metric("both", "ventilation_ml") / 1000 if shown["ventilation"] and counted else None
     return {
         "volumes": [
             (title, number(litres, 2), "" if number(litres) == MISSING else "L")
@@ -263,14 +264,15 @@ def _key_numbers(result: CaseResult) -> dict[str, Any]:
             }
             for name, title in (("ventilation", "Ventilation"), ("perfusion", "Perfusion"))
         ],
-        "classes": _class_bar(result, shown["vq"]),
+        "classes": _class_bar(result, shown["vq"] and counted),
     }
 
 
 def _split(result: CaseResult, metric: str, shown: bool) -> dict[str, Any]:
+    sides = ("right", "left")
+    shown = shown and not all(result.withheld(side) for side in sides)
     parts = [
-        result.metric(side, metric) if shown and not result.withheld(side) else float("nan")
-        for side in ("right", "left")
+        result.metric(side, metric) if shown and not result.withheld(side) else float("nan") for side in sides
     ]
     whole = sum(max(p, 0) for p in parts if math.isfinite(p))
     # The bar shows the right lung on the viewer's left, as the pictures do.
