@@ -120,18 +120,19 @@ def analyse(
     )
     if banner:
         inspired, expired = one_scale(inspired, expired)
+    with clock.stage("placing the lobes"):
+        lobes = place_lobes(inspired.ct, inspired.anatomy, given)
     with clock.stage("registering inspiration to expiration"):
         registration = register(
             expired.ct,
             inspired.ct,
             expired.anatomy.lungs,
             inspired.anatomy.lungs,
+            moving_parts=lobes.that_may_slide(),
             options=options.registration,
             progress=progress,
         )
         check_match(registration)
-    with clock.stage("placing the lobes"):
-        lobes = place_lobes(inspired.ct, inspired.anatomy, given)
         lobes_exp = carry_lobes(registration, lobes.labels, expired.anatomy.lungs)
     with clock.stage("estimating ventilation and perfusion"):
         estimated = estimate(inspired, expired, registration, options)

@@ -12,7 +12,7 @@ from lungvq.anatomy import LOBES
 from lungvq.errors import GeometryError
 from lungvq.phantom import make_phantom
 from lungvq.segment import segment
-from lungvq.segment.lobes import find_lobes, lobes_from_prior
+from lungvq.segment.lobes import Fissure, Lobes, find_lobes, lobes_from_prior
 from lungvq.segment.tree import LobarBronchi
 from lungvq.volume import Volume
 
@@ -143,3 +143,20 @@ def test_lobes_of_a_phantom_beat_the_prior():
     null = [dice(prior == label, truth == label) for label in LOBES.values()]
     assert min(ours) > 0.95
     assert all(our > other for our, other in zip(ours, null, strict=True))
+
+
+@pytest.mark.parametrize(
+    "complete, parts",
+    [
+        ({"left oblique": 0.9, "right oblique": 0.9, "right horizontal": 0.9}, [1, 2, 3, 4, 5]),
+        ({"left oblique": 0.5, "right oblique": 0.9, "right horizontal": 0.6}, [1, 1, 3, 3, 5]),
+        ({"left oblique": 0.9, "right oblique": None, "right horizontal": 0.9}, [1, 2, 3, 3, 3]),
+        ({"left oblique": 0.5, "right oblique": 0.6, "right horizontal": None}, None),
+        ({}, None),
+    ],
+)
+def test_lobes_may_slide_where_a_fissure_was_seen_nearly_whole(complete, parts):
+    labels = Volume(np.arange(6, dtype=np.uint8).reshape(1, 2, 3), np.eye(4))
+    fissures = {name: Fissure(name, "image", 100, share, 1.0) for name, share in complete.items()}
+    found = Lobes(labels, fissures, ()).that_may_slide()
+    assert found is None if parts is None else found.array.ravel().tolist() == [0, *parts]

@@ -30,6 +30,8 @@ from lungvq.register.field import (
     smooth,
 )
 from lungvq.register.initialise import moments_map
+from lungvq.register.parts import LEVEL as PART_LEVEL
+from lungvq.register.parts import loosened, parts_at
 from lungvq.register.quality import (
     Evidence,
     RegistrationQuality,
@@ -50,6 +52,8 @@ _UNFOLD_SIGMAS = (1.0, 1.5, 2.0, 2.0, 3.0, 3.0, 4.0, 4.0, 6.0, 8.0)  # voxels
 _BOX_MARGIN = 5  # voxels around a lung
 _ISLAND_ML = 1.0  # a piece of a mask smaller than this, apart from the rest, is not registered
 _HARDLY_DENSER_HU = 150.0
+_PART_WINDOWS = (6.0, 5.0, 5.0, 4.0, 4.0, 3.0, 3.0)
+_PART_REACH_MM = 20.0  # beyond where a part is thought to be
 _FINE = 0.75  # voxels of the last steps, of the working spacing or of the scans' voxels if these are larger
 _FINER_THAN = (
     0.75  # of the finest grid: the voxels scans are brought to, as linear interpolation blurs others
@@ -180,9 +184,15 @@ class _Source:
         hu = self.scan.resample(grid, fill=_OUTSIDE_HU).array
         return _Lung(hu, self.lung.resample(grid, fill=0.0).array, grid)
 
-    def around(self, lattice: Grid, margin: int) -> _Lung:
-        """On a working grid of its own whose voxels fall in with those of `lattice`, beyond it where need be."""
-        index = lattice.index(self.corners())
+    def around(self, lattice: Grid, margin: int, corners: NDArray[np.float64] | None = None) -> _Lung:
+        """On a working grid of its own whose voxels fall in with those of `lattice`, beyond it where need be.
+
+        Around the lung, or what of it lies within the box of `corners`, LPS mm.
+        """
+        own = self.corners()
+        if corners is not None:
+            own = np.clip(corners, own.min(axis=0), own.max(axis=0))
+        index = lattice.index(own)
         low = np.floor(index.min(axis=0)).astype(int) - margin
         high = np.ceil(index.max(axis=0)).astype(int) + margin
         affine = lattice.affine.copy()
@@ -210,6 +220,7 @@ def register(
     fixed_lungs: Volume,
     moving_lungs: Volume,
     *,
+    moving_parts: Volume | None = None,
     options: RegisterOptions = RegisterOptions(),
     progress: Progress = SILENT,
 ) -> Registration:
@@ -221,6 +232,9 @@ def register(
         HU, canonical order (``reorient("SPL")``), any spacing.
     fixed_lungs, moving_lungs : Volume, uint8
         0 outside, 1 left, 2 right, on the grids of `fixed` and `moving`.
+    moving_parts : Volume, uint8, optional
+        Parts of the lungs that may slide on one another, as lobes do where a fissure parts them: any numbers but
+        0, on the grid of `moving`. Each gets a field of its own within its lung (``lungvq`` only).
     options : RegisterOptions, optional
     progress : Progress, optional
 
@@ -243,6 +257,10 @@ def register(
     for scan, lungs, name in ((fixed, fixed_lungs, "fixed"), (moving, moving_lungs, "moving")):
         if not scan.grid.same_as(lungs.grid):
             raise GeometryError(f"expected the {name} lungs on the grid of the {name} scan, got another grid")
+    if moving_parts is not None and not moving.grid.same_as(moving_parts.grid):
+        raise GeometryError(
+            "expected the parts of the lungs on the grid of the moving scan, got another grid"
+        )
     sources, notes = _pair_up(fixed, moving, fixed_lungs, moving_lungs, options)
     if not sources:
         raise PairError("no lung can be registered: " + "; ".join(notes))
@@ -254,7 +272,11 @@ def register(
     results = {}
     for name, (a, b) in sources.items():
         progress.stage(f"registering the {name} lung")
-        results[name] = _register_lung(a, b, grid, moving.grid, options, progress)
+        parts = None
+        if moving_parts is not None:
+            own = moving_lungs.array == LUNGS[name]
+            parts = moving_parts.like(np.where(own, moving_parts.array, 0).astype(np.uint8))
+        results[name] = _register_lung(a, b, parts, grid, moving.grid, options, progress)
 
     crumbs = {
         scan: sum(pair[n].islands_ml for pair in sources.values())
@@ -384,6 +406,7 @@ def _aerated_rim(hu: Array, lungs: NDArray[np.uint8], label: int, spacing: Seque
 def _register_lung(
     fixed: _Source,
     moving: _Source,
+    moving_parts: Volume | None,
     whole: Grid,
     whole_scan: Grid,
     options: RegisterOptions,
@@ -399,22 +422,30 @@ def _register_lung(
     start = _straight(*extents, mask.shape, pad=0)
     if options.backend == "lungvq":
         field = _search(a, b, extents, progress)
-        field = refine.refine(a.hu, a.share, b.hu, b.share, field, refine.WINDOWS, outside=_OUTSIDE_HU).field
-        progress.fraction(0.6)
-        motion, seen = _refine_finely(
-            fixed, moving, a.grid, _to_mm(field, a.grid, b.grid), refine.FINE_WINDOWS
-        )
+        motion = _to_mm(field, a.grid, b.grid)
+        parts = None
+        if moving_parts is not None:
+            parts = parts_at(moving_parts, mask, motion, a.grid, options.smallest_lung_ml)
+        if parts is None:
+            field = refine.refine(
+                a.hu, a.share, b.hu, b.share, field, refine.WINDOWS, outside=_OUTSIDE_HU
+            ).field
+            progress.fraction(0.6)
+            motion = _to_mm(field, a.grid, b.grid)
+            motion, seen = _refine_finely(fixed, moving, a.grid, motion, refine.FINE_WINDOWS)
     else:
-        chosen = options.backend
+        chosen, parts = options.backend, None
         backend = backends.backend_named(chosen) if isinstance(chosen, str) else chosen
         motion = extrapolate(backend(a, b), mask)
         # What one more step would say is asked for, and not taken.
         _, seen = _refine_finely(fixed, moving, a.grid, motion, refine.FINE_WINDOWS[-1:])
-    progress.fraction(0.9)
-    motion = _unfold(motion, mask, h)
+    if parts is None:
+        motion = _unfold(motion, mask, h)
+        raw = jacobian(motion / h)
+    else:
+        motion, seen, raw = _refine_apart(fixed, moving, a, motion, parts)
     progress.fraction(1.0)
 
-    raw = jacobian(motion / h)
     signs = doubt.Signs.of(seen[0], seen[1], mask, h)
     evidence = _evidence(a, b, start, motion, raw, moving.volume_ml)
     unseen = _unseen(a.grid, mask, motion, whole_scan)
@@ -442,18 +473,67 @@ def _search(a: _Lung, b: _Lung, extents: tuple[NDArray, NDArray], progress: Prog
     return field
 
 
+def _refine_apart(
+    fixed: _Source,
+    moving: _Source,
+    a: _Lung,
+    motion: Array,
+    parts: NDArray[np.uint8],
+) -> tuple[Array, Array, Array]:
+    """Search and refine each part of a lung for itself, from the motion of the whole, mm on `a`'s grid.
+
+    `parts` (K, J, I) numbers them. Returns motion, signs of error as of `_refine_finely`, and the Jacobian, which
+    knows no difference across the border of two parts.
+    """
+    h = a.grid.spacing[0]
+    refined, seen, raw = motion.copy(), np.zeros((2, *parts.shape), np.float32), np.ones_like(a.hu)
+    for number in np.unique(parts):
+        box = _bounding((parts == number) & a.mask, [_BOX_MARGIN] * 3)
+        part, mask, grid = (parts == number)[box], a.mask[box], a.grid.crop(box)
+        own = part & mask
+        start = loosened(motion[(slice(None), *box)], part, mask, h)
+        moved = grid.world(np.argwhere(own)) + start[::-1, own].T
+        reach = np.stack([moved.min(axis=0) - _PART_REACH_MM, moved.max(axis=0) + _PART_REACH_MM])
+        b = moving.around(a.grid, _BOX_MARGIN, reach)
+        hu, share = a.hu[box], a.share[box]
+        field = _widened(_to_index(start, grid, b.grid), own, PART_LEVEL.radius)
+        field = discrete.search(
+            encode(hu, mask), own, b.hu, b.share, field, PART_LEVEL.radius, PART_LEVEL, outside=_OUTSIDE_HU
+        )
+        field = refine.refine(
+            hu, share, b.hu, b.share, field, _PART_WINDOWS, outside=_OUTSIDE_HU, part=part
+        ).field
+        found, signs = _refine_finely(
+            fixed, moving, grid, _to_mm(field, grid, b.grid), refine.FINE_WINDOWS, part=part, reach=reach
+        )
+        found = _unfold(found, own, h)
+        refined[(slice(None), *box)][:, part] = found[:, part]
+        seen[(slice(None), *box)][:, part] = signs[:, part]
+        raw[box][part] = jacobian(found / h)[part]
+    return refined, seen, raw
+
+
 def _refine_finely(
-    fixed: _Source, moving: _Source, grid: Grid, motion: Array, windows: tuple[float, ...]
+    fixed: _Source,
+    moving: _Source,
+    grid: Grid,
+    motion: Array,
+    windows: tuple[float, ...],
+    *,
+    part: Mask | None = None,
+    reach: NDArray[np.float64] | None = None,
 ) -> tuple[Array, Array]:
     """Refine a lung's motion, mm on `grid`, on a finer grid: small windows want more voxels than large ones.
 
     But not finer than the scans: between their voxels there is nothing to find, and noise reaches further than
-    the windows know. Also the two signs of error that come with it, (2, K, J, I), in mm.
+    the windows know. Also the two signs of error that come with it, (2, K, J, I), in mm. With `part` of the lung
+    alone, which the moving scan shows within the corners `reach`.
     """
     fine = grid_around(_corners(grid), _FINE * max(grid.spacing[0], fixed.voxel_mm, moving.voxel_mm))
-    a, b = fixed.on(fine), moving.around(fine, _BOX_MARGIN)
+    a, b = fixed.on(fine), moving.around(fine, _BOX_MARGIN, reach)
     field = _to_index(_carried(motion, grid, fine), a.grid, b.grid)
-    found = refine.refine(a.hu, a.share, b.hu, b.share, field, windows, outside=_OUTSIDE_HU)
+    own = None if part is None else _carried(part[None].astype(np.float32), grid, fine)[0] > 0.5
+    found = refine.refine(a.hu, a.share, b.hu, b.share, field, windows, outside=_OUTSIDE_HU, part=own)
     signs = np.stack([found.discord, found.weakness]) * np.float32(fine.spacing[0])
     return _carried(_to_mm(found.field, a.grid, b.grid), fine, grid), _carried(signs, fine, grid)
 

@@ -282,6 +282,7 @@ def refine(
     windows: tuple[float, ...],
     *,
     outside: float,
+    part: Mask | None = None,
 ) -> Refined:
     """Improve a field that is right to about two voxels.
 
@@ -297,6 +298,8 @@ def refine(
         Sigma of the window of each step, voxels.
     outside : float
         HU
+    part : ndarray of bool, shape (K, J, I), optional
+        All that is looked at, of the lung and around it, as where parts of a lung slide on one another.
 
     Returns
     -------
@@ -304,6 +307,8 @@ def refine(
         Good on the mask and the two voxels around it.
     """
     domain = binary_dilation(share > 0.5, iterations=2)
+    if part is not None:
+        domain &= part
     pleura = pleura_distance(share)
     source = _with_gradients(moving, pleura_distance(moving_share))
     # Windows are wide enough for a field that is known at every second voxel, which is eight times less work.

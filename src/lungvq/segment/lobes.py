@@ -37,6 +37,12 @@ MODELS: dict[int, tuple[FissureModel, ...]] = {
 }
 SIDES = {"LUL": (1,), "LLL": (-1,), "RUL": (1, 1), "RML": (1, -1), "RLL": (-1, 0)}
 """Of each lobe to the fissures of its lung, in the order of `MODELS`: 1 above, -1 below, 0 not beside it."""
+HELD_TOGETHER = {
+    "left oblique": ("LUL", "LLL"),
+    "right horizontal": ("RUL", "RML"),
+    "right oblique": ("RUL", "RML", "RLL"),
+}
+"""Lobes that are one piece where a fissure is missing."""
 NAMES = {"left_oblique": "left oblique", "right_oblique": "right oblique", "horizontal": "right horizontal"}
 PLACED = {
     "image": "seen in part",
@@ -58,6 +64,8 @@ EDGE_MM = 5.0
 """Distance from pleura and hilum that completeness leaves out: sheets are not looked for there."""
 PATCH_MM = 2.5
 LEAST_RIDGE = 0.25
+SLIDES_FROM = 0.8
+"""Completeness of a fissure from which the lobes on both sides may slide on one another."""
 LEAST_GAP_MM2 = 200.0
 MOST_ASTRAY_PCT = 40.0
 """Of a lobe's bronchi that may run in another one."""
@@ -178,6 +186,28 @@ class Lobes:
     labels: Volume
     fissures: dict[str, Fissure]
     findings: tuple[Finding, ...]
+
+    def that_may_slide(self) -> Volume | None:
+        """The parts of the lungs that may slide on one another: lobes, or several that hold together.
+
+        Returns
+        -------
+        Volume of uint8, or None
+            On the grid of `labels`, each part with the label of one of its lobes; None where nothing slides, as no
+            fissure was seen over at least `SLIDES_FROM` of its area: where it is missing, the lung holds together.
+        """
+        free = [
+            f.name
+            for f in self.fissures.values()
+            if f.basis == "image" and (f.completeness or 0) >= SLIDES_FROM
+        ]
+        if not free:
+            return None
+        part = np.arange(1 + max(LOBES.values()), dtype=np.uint8)
+        for name, lobes in HELD_TOGETHER.items():
+            if name not in free:
+                part[[LOBES[lobe] for lobe in lobes]] = part[LOBES[lobes[0]]]
+        return self.labels.like(part[self.labels.array])
 
 
 def find_lobes(ct: Volume, anatomy: Anatomy) -> Lobes:

@@ -25,7 +25,6 @@ from lungvq.phantom.subject import Samples, tissue_at
 from lungvq.quantify import BreathHold
 from lungvq.regional import LungField, Neighbourhoods, carry
 from lungvq.register import Registration
-from lungvq.segment.lobes import find_lobes
 from lungvq.ventilation import jacobian_gain, ventilation_terms
 from lungvq.volume import CANONICAL, Volume
 
@@ -75,7 +74,7 @@ def measure(phantom: Phantom, tests: str = "") -> Values:
     """
     seen = look(phantom)
     insp, exp, registration = seen.insp, seen.exp, seen.registration
-    found = find_lobes(insp.ct, insp.anatomy)
+    found = seen.lobes
     lobes_exp = carry_lobes(registration, found.labels, exp.anatomy.lungs)
     ideal, values_t0 = pointwise(phantom, seen.truly.lungs)
     beside = _Beside(

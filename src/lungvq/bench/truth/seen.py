@@ -17,6 +17,7 @@ from lungvq.phantom import Phantom
 from lungvq.pipeline import Options, estimate
 from lungvq.regional import Neighbourhoods, carry
 from lungvq.register import Registration, register
+from lungvq.segment.lobes import Lobes, find_lobes
 from lungvq.volume import CANONICAL, Volume
 
 __all__ = [
@@ -43,6 +44,8 @@ class Seen:
     ----------
     insp, exp : Breath
         With our own lungs.
+    lobes : Lobes
+        Our own, of the inspiration.
     registration : Registration
         Our own.
     lobes_insp, lobes_exp : Volume
@@ -62,6 +65,7 @@ class Seen:
     phantom: Phantom
     insp: Breath
     exp: Breath
+    lobes: Lobes
     registration: Registration
     lobes_insp: Volume
     lobes_exp: Volume
@@ -80,7 +84,10 @@ def look(phantom: Phantom) -> Seen:
         for role, volume in (("inspiration", phantom.insp), ("expiration", phantom.exp))
     )
     insp, exp, _ = alike(insp, exp)
-    registration = register(exp.ct, insp.ct, exp.anatomy.lungs, insp.anatomy.lungs)
+    lobes = find_lobes(insp.ct, insp.anatomy)
+    registration = register(
+        exp.ct, insp.ct, exp.anatomy.lungs, insp.anatomy.lungs, moving_parts=lobes.that_may_slide()
+    )
     lobes_insp, lobes_exp = (
         onto(v, b.ct) for v, b in ((phantom.truth.lobes_insp, insp), (phantom.truth.lobes_exp, exp))
     )
@@ -93,6 +100,7 @@ def look(phantom: Phantom) -> Seen:
         phantom,
         insp,
         exp,
+        lobes,
         registration,
         lobes_insp,
         lobes_exp,

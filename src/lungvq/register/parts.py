@@ -1,0 +1,75 @@
+"""Parts of a lung that slide on one another, as lobes do along their fissures, each with a field of its own.
+
+One smooth field for a whole lung is a compromise near a fissure along which lobes slide: both sides are dragged
+along by the other. What lies deep in a part is hardly touched by that, so a part starts afresh from there.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
+
+from lungvq.register.discrete import Level
+from lungvq.register.field import Array, Mask, smooth
+from lungvq.volume import Grid, Volume
+
+__all__ = ["LEVEL", "loosened", "parts_at"]
+
+LEVEL = Level(3, 2, 4)
+"""The search from there on: with 2 mm voxels, nodes every 6 mm and 16 mm to each side."""
+
+_DRAGGED_MM = 10.0
+_CARRY_ON = 3.0  # sigma over which what is deep in a part is carried on towards its borders, voxels
+
+
+def parts_at(
+    moving_parts: Volume, mask: Mask, motion: Array, grid: Grid, least_ml: float
+) -> NDArray[np.uint8] | None:
+    """The part each voxel belongs to, by where it is mapped; that of the nearest voxel outside the lung.
+
+    Parameters
+    ----------
+    moving_parts : Volume, uint8
+        On the moving scan's grid: the parts of the one lung, 0 elsewhere.
+    mask : ndarray of bool, shape (K, J, I)
+        The fixed lung on `grid`.
+    motion : ndarray, shape (3, K, J, I)
+        mm, along (k, j, i).
+    grid : Grid
+    least_ml : float
+        A part of less than this goes to its neighbours.
+
+    Returns
+    -------
+    ndarray of uint8, shape (K, J, I), or None
+        None unless there are two parts or more.
+    """
+    displacement = Volume(np.ascontiguousarray(np.moveaxis(motion[::-1], 0, -1)), grid.affine)
+    found: NDArray[np.uint8] = moving_parts.through(displacement, grid, fill=0, nearest=True).array.astype(
+        np.uint8
+    )
+    found[~mask] = 0
+    voxel_ml = float(np.prod(grid.spacing)) / 1000
+    small = np.bincount(found.ravel(), minlength=256) * voxel_ml < least_ml
+    found[small[found]] = 0
+    if len(np.setdiff1d(found, 0)) < 2:
+        return None
+    nearest = distance_transform_edt(found == 0, return_distances=False, return_indices=True)
+    return found[tuple(nearest)]
+
+
+def loosened(motion: Array, part: Mask, mask: Mask, spacing_mm: float) -> Array:
+    """The motion of a part as it is deep inside, carried on towards other parts, which dragged it along there.
+
+    Parameters
+    ----------
+    motion : ndarray, shape (3, K, J, I)
+        Of the whole lung.
+    part, mask : ndarray of bool, shape (K, J, I)
+        The part, also beyond the lung; the lung.
+    spacing_mm : float
+    """
+    free = np.minimum(distance_transform_edt(part) * (spacing_mm / _DRAGGED_MM), 1).astype(np.float32)
+    carried = smooth(motion, (free**8 + np.float32(1e-6)) * (part & mask), _CARRY_ON)
+    return carried + free * (motion - carried)
