@@ -146,7 +146,7 @@ def test_lobes_of_a_phantom_beat_the_prior():
 
 
 @pytest.mark.parametrize(
-    "complete, parts",
+    ("complete", "parts"),
     [
         ({"left oblique": 0.9, "right oblique": 0.9, "right horizontal": 0.9}, [1, 2, 3, 4, 5]),
         ({"left oblique": 0.5, "right oblique": 0.9, "right horizontal": 0.6}, [1, 1, 3, 3, 5]),
