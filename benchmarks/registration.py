@@ -180,8 +180,10 @@ def fingerprint(method: str) -> str:
     """What changes with the code a method runs."""
     package = Path(lungvq.__file__).parent
     files = [package / "register" / name for name in ("backends.py", "_elastix.py", "engine.py")]
-    if method == "lungvq":
+    if method in bench.OURS:
         files = sorted((package / "register").glob("*.py"))
+    if method == bench.LOBES_APART:
+        files += sorted((package / "segment").glob("*.py"))
     if method.startswith(("greedy", "elastix")):
         files = files[:2]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
