@@ -6,7 +6,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 from lungvq.errors import GeometryError
 from lungvq.register import RegisterOptions, register
-from lungvq.register.parts import loosened, parts_at
+from lungvq.register.parts import loosened, parts_at, slides
 from lungvq.volume import Grid, Volume
 
 SHAPE, H, SLIDE_MM = (40, 44, 44), 3.0, 7.0
@@ -102,3 +102,15 @@ def test_parts_on_another_grid_are_refused(sliding):
         register(
             fixed, moving, lungs, lungs, moving_parts=halves.crop((slice(1, 9), slice(0, 9), slice(0, 9)))
         )
+
+
+def test_parts_slide_only_if_the_scans_become_more_alike_near_their_border():
+    parts = np.repeat(np.array([1, 2], np.uint8), 12)[:, None, None] * np.ones((24, 12, 12), np.uint8)
+    mask = np.ones(parts.shape, bool)
+    whole = np.full(parts.shape, 0.7, np.float32)
+    far = np.abs(np.arange(24) - 11.5) > 6  # more than 10 mm with voxels of 2 mm
+    near_gain, far_gain = whole.copy(), whole.copy()
+    near_gain[~far] += 0.03
+    far_gain[far] += 0.2
+    assert slides(whole, near_gain, parts, mask, 2.0)
+    assert not slides(whole, far_gain, parts, mask, 2.0)

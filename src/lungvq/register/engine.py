@@ -31,7 +31,7 @@ from lungvq.register.field import (
 )
 from lungvq.register.initialise import moments_map
 from lungvq.register.parts import LEVEL as PART_LEVEL
-from lungvq.register.parts import loosened, parts_at
+from lungvq.register.parts import loosened, parts_at, slides
 from lungvq.register.quality import (
     Evidence,
     RegistrationQuality,
@@ -53,6 +53,7 @@ _BOX_MARGIN = 5  # voxels around a lung
 _ISLAND_ML = 1.0  # a piece of a mask smaller than this, apart from the rest, is not registered
 _HARDLY_DENSER_HU = 150.0
 _PART_WINDOWS = (6.0, 5.0, 5.0, 4.0, 4.0, 3.0, 3.0)
+_LIKENESS = 3.0  # sigma, voxels
 _PART_REACH_MM = 20.0  # beyond where a part is thought to be
 _FINE = 0.75  # voxels of the last steps, of the working spacing or of the scans' voxels if these are larger
 _FINER_THAN = (
@@ -421,17 +422,18 @@ def _register_lung(
     extents = moments_map(a.share, b.share)
     start = _straight(*extents, mask.shape, pad=0)
     if options.backend == "lungvq":
-        field = _search(a, b, extents, progress)
-        motion = _to_mm(field, a.grid, b.grid)
-        parts = None
+        found = _search(a, b, extents, progress)
+        field = refine.refine(a.hu, a.share, b.hu, b.share, found, refine.WINDOWS, outside=_OUTSIDE_HU).field
+        progress.fraction(0.5)
+        motion, parts = _to_mm(field, a.grid, b.grid), None
         if moving_parts is not None:
             parts = parts_at(moving_parts, mask, motion, a.grid, options.smallest_lung_ml)
+        if parts is not None:
+            apart = _search_apart(moving, a, _to_mm(found, a.grid, b.grid), parts)
+            if not slides(_likeness(a, b, motion), _likeness(a, b, apart), parts, mask, h):
+                parts = None
+        progress.fraction(0.6)
         if parts is None:
-            field = refine.refine(
-                a.hu, a.share, b.hu, b.share, field, refine.WINDOWS, outside=_OUTSIDE_HU
-            ).field
-            progress.fraction(0.6)
-            motion = _to_mm(field, a.grid, b.grid)
             motion, seen = _refine_finely(fixed, moving, a.grid, motion, refine.FINE_WINDOWS)
     else:
         chosen, parts = options.backend, None
@@ -443,7 +445,7 @@ def _register_lung(
         motion = _unfold(motion, mask, h)
         raw = jacobian(motion / h)
     else:
-        motion, seen, raw = _refine_apart(fixed, moving, a, motion, parts)
+        motion, seen, raw = _refine_apart(fixed, moving, a, apart, parts)
     progress.fraction(1.0)
 
     signs = doubt.Signs.of(seen[0], seen[1], mask, h)
@@ -473,28 +475,21 @@ def _search(a: _Lung, b: _Lung, extents: tuple[NDArray, NDArray], progress: Prog
     return field
 
 
-def _refine_apart(
-    fixed: _Source,
-    moving: _Source,
-    a: _Lung,
-    motion: Array,
-    parts: NDArray[np.uint8],
-) -> tuple[Array, Array, Array]:
-    """Search and refine each part of a lung for itself, from the motion of the whole, mm on `a`'s grid.
+def _likeness(a: _Lung, b: _Lung, motion: Array) -> Array:
+    """Local correlation of a lung with the other scan as `motion` brings it there, in mm."""
+    warped = pull(b.hu[None], _to_index(motion, a.grid, b.grid), False, np.float32(_OUTSIDE_HU))[0]
+    return refine.local_correlation(a.hu, warped, a.mask, sigma=_LIKENESS)
 
-    `parts` (K, J, I) numbers them. Returns motion, signs of error as of `_refine_finely`, and the Jacobian, which
-    knows no difference across the border of two parts.
-    """
-    h = a.grid.spacing[0]
-    refined, seen, raw = motion.copy(), np.zeros((2, *parts.shape), np.float32), np.ones_like(a.hu)
+
+def _search_apart(moving: _Source, a: _Lung, motion: Array, parts: NDArray[np.uint8]) -> Array:
+    """Each part of a lung found for itself, from the whole lung's search, mm on `a`'s grid; `parts` numbers them."""
+    found = motion.copy()
     for number in np.unique(parts):
         box = _bounding((parts == number) & a.mask, [_BOX_MARGIN] * 3)
         part, mask, grid = (parts == number)[box], a.mask[box], a.grid.crop(box)
         own = part & mask
-        start = loosened(motion[(slice(None), *box)], part, mask, h)
-        moved = grid.world(np.argwhere(own)) + start[::-1, own].T
-        reach = np.stack([moved.min(axis=0) - _PART_REACH_MM, moved.max(axis=0) + _PART_REACH_MM])
-        b = moving.around(a.grid, _BOX_MARGIN, reach)
+        start = loosened(motion[(slice(None), *box)], part, mask, grid.spacing[0])
+        b = moving.around(a.grid, _BOX_MARGIN, _reach(grid, own, start))
         hu, share = a.hu[box], a.share[box]
         field = _widened(_to_index(start, grid, b.grid), own, PART_LEVEL.radius)
         field = discrete.search(
@@ -503,14 +498,39 @@ def _refine_apart(
         field = refine.refine(
             hu, share, b.hu, b.share, field, _PART_WINDOWS, outside=_OUTSIDE_HU, part=part
         ).field
+        found[(slice(None), *box)][:, part] = _to_mm(field, grid, b.grid)[:, part]
+    return found
+
+
+def _refine_apart(
+    fixed: _Source, moving: _Source, a: _Lung, motion: Array, parts: NDArray[np.uint8]
+) -> tuple[Array, Array, Array]:
+    """Refine each part of a lung for itself, mm on `a`'s grid.
+
+    Returns motion, signs of error as of `_refine_finely`, and the Jacobian, which knows no difference across the
+    border of two parts.
+    """
+    h = a.grid.spacing[0]
+    refined, seen, raw = motion.copy(), np.zeros((2, *parts.shape), np.float32), np.ones_like(a.hu)
+    for number in np.unique(parts):
+        box = _bounding((parts == number) & a.mask, [_BOX_MARGIN] * 3)
+        part, grid = (parts == number)[box], a.grid.crop(box)
+        own = part & a.mask[box]
+        start = extrapolate(motion[(slice(None), *box)], own)
         found, signs = _refine_finely(
-            fixed, moving, grid, _to_mm(field, grid, b.grid), refine.FINE_WINDOWS, part=part, reach=reach
+            fixed, moving, grid, start, refine.FINE_WINDOWS, part=part, reach=_reach(grid, own, start)
         )
         found = _unfold(found, own, h)
         refined[(slice(None), *box)][:, part] = found[:, part]
         seen[(slice(None), *box)][:, part] = signs[:, part]
         raw[box][part] = jacobian(found / h)[part]
     return refined, seen, raw
+
+
+def _reach(grid: Grid, own: Mask, motion: Array) -> NDArray[np.float64]:
+    """Two corners, LPS mm, of what voxels may be mapped into."""
+    moved = grid.world(np.argwhere(own)) + motion[::-1, own].T
+    return np.stack([moved.min(axis=0) - _PART_REACH_MM, moved.max(axis=0) + _PART_REACH_MM])
 
 
 def _refine_finely(
