@@ -31,6 +31,7 @@ from lungvq.progress import SILENT, Progress
 from lungvq.quantify import BreathHold, quantify
 from lungvq.quantify.zones import carina_height
 from lungvq.register import RegisterOptions, Registration, register
+from lungvq.register.quality import DEPTHS_MM
 from lungvq.result import MAPS, CaseResult, ScanSummary
 from lungvq.segment.given import Given, place_lobes
 from lungvq.segment.lobes import Lobes
@@ -365,6 +366,10 @@ def quality_numbers(registration: Registration) -> dict[str, dict[str, float]]:
         plain = asdict(lung)
         percentiles = plain.pop("jacobian_percentiles")
         plain.update({f"jacobian_p{p}": v for p, v in zip((1, 5, 50, 95, 99), percentiles, strict=True)})
+        thirds = zip(("lower", "middle", "upper"), plain.pop("surface_thirds_mm"), strict=True)
+        plain.update({f"surface_{third}_mm": value for third, value in thirds})
+        shells = zip(DEPTHS_MM, plain.pop("expected_error_mm"), strict=True)
+        plain.update({f"expected_error_from_{d:g}_mm": v for d, v in shells if np.isfinite(v)})
         numbers[name] = plain
     return numbers
 

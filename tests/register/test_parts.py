@@ -60,6 +60,11 @@ def test_each_part_keeps_its_own_motion_up_to_the_border(sliding, registered):
     assert error["apart"] < 0.5 * error["whole"]
     assert error["apart"] < 1.3
     assert registered["apart"].quality.overall.folded_percent == 0
+    assert {name: found.quality.overall.parts for name, found in registered.items()} == {
+        "whole": 1,
+        "apart": 2,
+        "one": 1,
+    }
 
 
 def test_a_lung_of_one_part_is_registered_as_ever(registered):

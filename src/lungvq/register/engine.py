@@ -294,7 +294,7 @@ def register(
         labels[r.box][r.mask] = LUNGS[name]
         raw[r.box][r.mask] = r.jacobian[r.mask]
         smoothed[r.box][r.mask] = gaussian_mean(r.jacobian, r.mask, sigma)[r.mask]
-        error[r.box][r.mask] = doubt.displacement_error(r.signs)[r.mask]
+        error[r.box][r.mask] = r.evidence.expected_error[r.mask]
         share = doubt.jacobian_error(r.signs, options.jacobian_sigma_mm)[r.mask]
         jacobian_se[r.box][r.mask] = share * smoothed[r.box][r.mask]
     motion = _join(list(results.values()), grid)
@@ -449,9 +449,12 @@ def _register_lung(
     progress.fraction(1.0)
 
     signs = doubt.Signs.of(seen[0], seen[1], mask, h)
-    evidence = _evidence(a, b, start, motion, raw, moving.volume_ml)
-    unseen = _unseen(a.grid, mask, motion, whole_scan)
-    return _Result(box, mask, motion, raw, signs, replace(evidence, unseen=unseen))
+    evidence = replace(
+        _evidence(a, b, start, motion, raw, doubt.displacement_error(signs), moving.volume_ml),
+        parts=1 if parts is None else len(np.unique(parts)),
+        unseen=_unseen(a.grid, mask, motion, whole_scan),
+    )
+    return _Result(box, mask, motion, raw, signs, evidence)
 
 
 def _unseen(grid: Grid, mask: Mask, motion: Array, scan: Grid) -> float:
@@ -585,7 +588,9 @@ def _unfold(motion: Array, mask: Mask, h: float) -> Array:
     return motion
 
 
-def _evidence(a: _Lung, b: _Lung, start: Array, motion: Array, raw: Array, moving_ml: float) -> Evidence:
+def _evidence(
+    a: _Lung, b: _Lung, start: Array, motion: Array, raw: Array, expected: Array, moving_ml: float
+) -> Evidence:
     """What the quality of a lung's registration is measured from."""
     h = a.grid.spacing[0]
     field = _to_index(motion, a.grid, b.grid)
@@ -598,10 +603,14 @@ def _evidence(a: _Lung, b: _Lung, start: Array, motion: Array, raw: Array, movin
     surface = mask & binary_dilation(~mask)
     # the middle of a voxel at the surface lies half a voxel within
     beyond = -h / 2 - pull(gap[None], field, True, np.float32(0))[0][surface]
+    slices = np.flatnonzero(mask.any(axis=(1, 2)))
+    height = (np.nonzero(surface)[0] - slices[0]) / max(slices[-1] - slices[0], 1)
     return Evidence(
         mask=mask,
         warped_mask=warp(b.share, field, 0) > 0.5,
         surface_mm=beyond,
+        surface_height=height.astype(np.float32),
+        expected_error=expected,
         jacobian=raw,
         before=refine.local_correlation(a.hu, warp(b.hu, start, _OUTSIDE_HU), mask),
         after=refine.local_correlation(a.hu, warp(b.hu, field, _OUTSIDE_HU), mask),

@@ -12,6 +12,7 @@ from lungvq.findings import Finding, passed, warn
 from lungvq.register.field import Array, Mask
 
 __all__ = [
+    "DEPTHS_MM",
     "MISMATCH_CORRELATION",
     "LungQuality",
     "RegistrationQuality",
@@ -27,6 +28,9 @@ SURFACE_OFF_PCT = 3.0
 AERATED_RIM_PCT = 3.0
 """Share of the shell outside a mask that looks like lung: at most 0.3 % around whole masks of phantoms and of a real
 pair, 8 to 11 % where a slab of 14 mm was missing."""
+
+DEPTHS_MM = (0.0, 3.0, 6.0, 10.0, 20.0)
+"""Shells under the pleura in which the expected error is told; the last one has no end."""
 
 MISMATCH_CORRELATION = 0.4
 """`LungQuality.correlation_after` below which two scans do not belong together.
@@ -46,6 +50,8 @@ class LungQuality:
     surface_mean_mm: float
     surface_p95_mm: float
     """Distance of the mapped fixed surface from the moving surface."""
+    surface_thirds_mm: tuple[float, float, float]
+    """Its mean over the lung's lower, middle and upper third of height: the base moves most."""
     surface_off_percent: float
     """Share of the fixed surface mapped more than 5 mm away from the moving one, inwards or outwards."""
     unseen_percent: float
@@ -54,6 +60,11 @@ class LungQuality:
     """Share of lung where the unsmoothed Jacobian is not positive."""
     jacobian_percentiles: tuple[float, float, float, float, float]
     """1, 5, 50, 95, 99 % of the unsmoothed Jacobian."""
+    expected_error_mm: tuple[float, ...]
+    """Root mean square of `Registration.expected_error` in the shells that begin at `DEPTHS_MM` under the pleura; NaN
+    where a lung is not that thick."""
+    parts: int
+    """Into how many parts that slide on one another the lung was taken; of both lungs together the sum."""
     correlation_before: float
     correlation_after: float
     """Mean local correlation away from the pleura, of the lungs brought together by their extent alone and
@@ -88,13 +99,23 @@ class Evidence:
     mask: Mask
     warped_mask: Mask
     surface_mm: NDArray[np.float32]
+    surface_height: NDArray[np.float32]
+    """0 at the lung's lowest voxel, 1 at its highest, of the same voxels of the surface."""
+    expected_error: Array
     jacobian: Array
     before: Array
     after: Array
     motion_mm: Array
     voxel_ml: float
     volume_moving_ml: float
+    parts: int = 1
     unseen: float = 0.0
+
+    @property
+    def depth_mm(self) -> NDArray[np.float32]:
+        """Of each voxel of the lung under its surface."""
+        inside = distance_transform_edt(self.mask)[self.mask] - 0.5
+        return (inside * np.cbrt(1000 * self.voxel_ml)).astype(np.float32)
 
 
 def signed_distance(mask: Mask, spacing: float) -> NDArray[np.float32]:
@@ -119,11 +140,24 @@ def measure(lungs: list[Evidence]) -> LungQuality:
     cores = [core if core.any() else lung.mask for core, lung in zip(cores, lungs, strict=True)]
     before = np.concatenate([lung.before[core] for lung, core in zip(lungs, cores, strict=True)])
     after = np.concatenate([lung.after[core] for lung, core in zip(lungs, cores, strict=True)])
+    height = np.concatenate([lung.surface_height for lung in lungs])
+    third = np.minimum((3 * height).astype(int), 2)
+    depth, error = np.concatenate([lung.depth_mm for lung in lungs]), pooled("expected_error")
     p = np.percentile(jacobian, (1, 5, 50, 95, 99))
     return LungQuality(
         dice=2 * both / sizes,
         surface_mean_mm=float(surface.mean()),
         surface_p95_mm=float(np.percentile(surface, 95)),
+        surface_thirds_mm=(
+            _mean(surface[third == 0]),
+            _mean(surface[third == 1]),
+            _mean(surface[third == 2]),
+        ),
+        expected_error_mm=tuple(
+            _mean(error[(depth >= low) & (depth < high)] ** 2) ** 0.5
+            for low, high in zip(DEPTHS_MM, (*DEPTHS_MM[1:], np.inf), strict=True)
+        ),
+        parts=sum(lung.parts for lung in lungs),
         surface_off_percent=100 * float((surface > SURFACE_OFF_MM).mean()),
         unseen_percent=100
         * float(np.average([x.unseen for x in lungs], weights=[x.mask.sum() for x in lungs])),
@@ -139,6 +173,10 @@ def measure(lungs: list[Evidence]) -> LungQuality:
         volume_fixed_ml=sum(float(lung.mask.sum()) * lung.voxel_ml for lung in lungs),
         volume_moving_ml=moving_ml,
     )
+
+
+def _mean(values: NDArray[np.float32]) -> float:
+    return float(values.mean(dtype=float)) if values.size else float("nan")
 
 
 def check_surfaces(quality: dict[str, LungQuality]) -> tuple[Finding, ...]:
