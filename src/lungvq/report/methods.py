@@ -116,7 +116,8 @@ METHODS: tuple[Section, ...] = (
         "Lungs, airways and vessels are found on both scans, lobes on inspiration. Each lung is then registered on "
         "its own, from expiration to inspiration, so that it may slide along the chest wall: a search over all "
         "displacements on self-similarity codes [heinrich2013] with coupled convex optimisation [heinrich2014], "
-        "refined by local correlation. Lobes that slide along a fissure seen in the image are refined apart. φ(x) is where the tissue at x on expiration lies on inspiration.",
+        "refined by local correlation. Lobes that slide along a fissure seen in the image are refined apart. φ(x) "
+        "is where the tissue at x on expiration lies on inspiration.",
         "J(x) = det ∇φ(x)   (inspiratory mL per expiratory mL)",
     ),
     Section(
