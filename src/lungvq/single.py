@@ -10,6 +10,7 @@ import numpy as np
 
 from lungvq import io
 from lungvq.anatomy import LOBES, LUNGS
+from lungvq.errors import UsageError
 from lungvq.export.folder import staged
 from lungvq.findings import Finding
 from lungvq.hu import OUTSIDE_HU
@@ -22,6 +23,7 @@ from lungvq.register.inverse import inverse_field
 from lungvq.segment import segment
 from lungvq.segment.given import Masks, place_lobes
 from lungvq.segment.laterality import check_laterality
+from lungvq.segment.lobes import find_lobes
 from lungvq.segment.masks import lungs_from_mask
 from lungvq.segment.vessels import small_vessel_density, small_vessels, vessel_sizes
 from lungvq.versions import versions
@@ -142,6 +144,7 @@ def register_scans(
     fixed_mask: Path | None = None,
     moving_mask: Path | None = None,
     backend: str = "lungvq",
+    lobes_apart: bool = False,
     inverse: bool = False,
     force: bool = False,
     progress: Progress = SILENT,
@@ -151,6 +154,7 @@ def register_scans(
     ``displacement.nii.gz`` has its own grid; ``jacobian.nii.gz`` (NaN outside the lungs, closed per lung to
     the moving mask's volume), its standard error ``jacobian_se.nii.gz``, ``confidence.nii.gz`` and
     ``moving_on_fixed.nii.gz`` have that of the fixed scan. `backend` is that of `RegisterOptions`, by name.
+    With `lobes_apart`, lobes of the moving scan, an inspiration, that slide along a fissure have fields of their own.
     With `inverse`, ``inverse.nii.gz`` is the field that leads back, on a grid around the moving lungs.
 
     Returns
@@ -159,6 +163,10 @@ def register_scans(
         Quality of both lungs together.
     """
     if backend != "lungvq":
+        if lobes_apart:
+            raise UsageError(
+                f"lobes apart are registered by lungvq itself, not by {backend!r}: leave out one of both"
+            )
         backend_named(backend)  # a wrong name is told before the scans are read
     maps = ("jacobian", "jacobian_se", "confidence", "moving_on_fixed")
     fields = ("displacement", "inverse") if inverse else ("displacement",)
@@ -169,12 +177,23 @@ def register_scans(
         codes = scans["fixed"].grid.codes
         volumes = {name: volume.reorient(CANONICAL) for name, volume in scans.items()}
         masks = {"fixed": fixed_mask, "moving": moving_mask}
-        lungs = {name: _lungs(volumes[name], masks[name], progress) for name in volumes}
+        lungs, parts = {}, None
+        for name, volume in volumes.items():
+            known = _known_lungs(volume, masks[name])
+            wants_lobes = lobes_apart and name == "moving"
+            if known is None or wants_lobes:
+                anatomy = segment(volume, lungs=known, progress=progress)
+                known = anatomy.lungs
+            if wants_lobes:
+                progress.stage("placing the lobes")
+                parts = find_lobes(volume, anatomy).that_may_slide()
+            lungs[name] = known
         result = register(
             volumes["fixed"],
             volumes["moving"],
             lungs["fixed"],
             lungs["moving"],
+            moving_parts=parts,
             options=RegisterOptions(backend=backend),
             progress=progress,
         )
@@ -204,6 +223,7 @@ def register_scans(
         record = {
             "schema": "lungvq.registration/1",
             "backend": backend,
+            "lobes_apart": lobes_apart,
             "quality": quality,
             "jacobian_closed_by": closure,
             "notes": list(result.quality.notes),
@@ -216,7 +236,5 @@ def register_scans(
     return quality["both"]
 
 
-def _lungs(ct: Volume, mask: Path | None, progress: Progress) -> Volume:
-    if mask is None:
-        return segment(ct, progress=progress).lungs
-    return lungs_from_mask(io.read_labels(mask).reorient(CANONICAL), ct)
+def _known_lungs(ct: Volume, mask: Path | None) -> Volume | None:
+    return None if mask is None else lungs_from_mask(io.read_labels(mask).reorient(CANONICAL), ct)

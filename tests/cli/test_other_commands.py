@@ -45,12 +45,14 @@ def test_register_takes_any_mask_and_leaves_a_field(lungvq, pair, phantom, tmp_p
         masks["exp"],
         "--moving-mask",
         masks["insp"],
+        "--lobes-apart",
     ]
     done = lungvq("register", *options, "-o", tmp_path / "out", "-q")
     assert done.returncode == 0, done.stderr
     quality = json.loads((tmp_path / "out" / "registration.json").read_text())["quality"]
     assert quality["both"]["folded_percent"] == 0
     assert quality["both"]["dice"] > 0.95
+    assert quality["both"]["parts"] == 2  # nothing slides here: each lung is one
     jacobian = io.read_volume(tmp_path / "out" / "jacobian.nii.gz")
     assert jacobian.grid.same_as(io.read_volume(pair[1]).grid)
     insp_ml = (phantom.truth.lobes_insp.array > 0).sum() * phantom.truth.lobes_insp.voxel_ml
@@ -91,6 +93,13 @@ def test_a_mask_of_another_grid_is_refused(lungvq, pair, phantom, tmp_path):
     assert done.returncode == 3
     assert "does not lie on the grid" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_lobes_apart_are_not_for_other_programs(lungvq, pair, tmp_path):
+    options = ["--fixed", pair[1], "--moving", pair[0], "--lobes-apart", "--backend", "greedy"]
+    done = lungvq("register", *options, "-o", tmp_path / "out", "-q")
+    assert done.returncode == 2
+    assert "leave out one of both" in done.stderr
 
 
 def test_inspect_finds_the_pair_and_abstains_on_a_lone_series(lungvq, pair, tmp_path):

@@ -25,6 +25,13 @@ def register(
             help="Who registers: 'lungvq', 'greedy' or 'elastix' (both in lungvq[bench]), 'affine'."
         ),
     ] = "lungvq",
+    lobes_apart: Annotated[
+        bool,
+        typer.Option(
+            "--lobes-apart",
+            help="Find the lobes of the moving scan, an inspiration; those that slide get fields of their own.",
+        ),
+    ] = False,
     inverse: Annotated[
         bool, typer.Option("--inverse", help="Also the field that leads from the moving lungs back.")
     ] = False,
@@ -46,6 +53,7 @@ def register(
             fixed_mask=fixed_mask,
             moving_mask=moving_mask,
             backend=backend,
+            lobes_apart=lobes_apart,
             inverse=inverse,
             force=force,
             progress=progress,
