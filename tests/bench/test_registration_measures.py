@@ -69,7 +69,17 @@ def registration(lungs, motion, jacobian):
         one = np.ones(SHAPE, np.float32)
         moving_ml = float(jacobian[mask].sum()) * lungs.voxel_ml / 1.01
         evidence[name] = Evidence(
-            mask, mask, np.zeros(10, np.float32), jacobian, one, one, one, lungs.voxel_ml, moving_ml
+            mask=mask,
+            warped_mask=mask,
+            surface_mm=np.zeros(10, np.float32),
+            surface_height=np.linspace(0, 1, 10, dtype=np.float32),
+            expected_error=one,
+            jacobian=jacobian,
+            before=one,
+            after=one,
+            motion_mm=one,
+            voxel_ml=lungs.voxel_ml,
+            volume_moving_ml=moving_ml,
         )
     quality = RegistrationQuality(
         quality_of(list(evidence.values())), {n: quality_of([e]) for n, e in evidence.items()}

@@ -6,7 +6,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 from lungvq.errors import GeometryError
 from lungvq.register import RegisterOptions, register
-from lungvq.register.parts import loosened, parts_at, slides
+from lungvq.register.parts import border_mm, loosened, parts_at, slides
 from lungvq.volume import Grid, Volume
 
 SHAPE, H, SLIDE_MM = (40, 44, 44), 3.0, 7.0
@@ -95,7 +95,7 @@ def test_a_part_starts_from_what_is_deep_in_it():
     whole[1] = np.clip(np.arange(20, -20, -1) / 5, -1, 1)[
         :, None, None
     ]  # from 1 deep inside to 0 at the border
-    found = loosened(whole, part, np.ones_like(part), 2.0)
+    found = loosened(whole, part, np.ones_like(part), border_mm(part.astype(np.uint8), 2.0))
     assert whole[1, 19].max() < 0.25
     assert found[1, 19].min() > 0.7
     assert found[1, :12] == pytest.approx(1, abs=0.01)
@@ -117,5 +117,7 @@ def test_parts_slide_only_if_the_scans_become_more_alike_near_their_border():
     near_gain, far_gain = whole.copy(), whole.copy()
     near_gain[~far] += 0.03
     far_gain[far] += 0.2
-    assert slides(whole, near_gain, parts, mask, 2.0)
-    assert not slides(whole, far_gain, parts, mask, 2.0)
+    border = border_mm(parts, 2.0)
+    assert border[:, 0, 0].tolist() == [*range(24, 0, -2), *range(2, 26, 2)]
+    assert slides(whole, near_gain, mask, border)
+    assert not slides(whole, far_gain, mask, border)

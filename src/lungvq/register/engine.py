@@ -31,7 +31,7 @@ from lungvq.register.field import (
 )
 from lungvq.register.initialise import moments_map
 from lungvq.register.parts import LEVEL as PART_LEVEL
-from lungvq.register.parts import loosened, parts_at, slides
+from lungvq.register.parts import border_mm, loosened, parts_at, slides
 from lungvq.register.quality import (
     Evidence,
     RegistrationQuality,
@@ -429,8 +429,9 @@ def _register_lung(
         if moving_parts is not None:
             parts = parts_at(moving_parts, mask, motion, a.grid, options.smallest_lung_ml)
         if parts is not None:
-            apart = _search_apart(moving, a, _to_mm(found, a.grid, b.grid), parts)
-            if not slides(_likeness(a, b, motion), _likeness(a, b, apart), parts, mask, h):
+            border = border_mm(parts, h)
+            apart = _search_apart(moving, a, _to_mm(found, a.grid, b.grid), parts, border)
+            if not slides(_likeness(a, b, motion), _likeness(a, b, apart), mask, border):
                 parts = None
         progress.fraction(0.6)
         if parts is None:
@@ -484,14 +485,17 @@ def _likeness(a: _Lung, b: _Lung, motion: Array) -> Array:
     return refine.local_correlation(a.hu, warped, a.mask, sigma=_LIKENESS)
 
 
-def _search_apart(moving: _Source, a: _Lung, motion: Array, parts: NDArray[np.uint8]) -> Array:
-    """Each part of a lung found for itself, from the whole lung's search, mm on `a`'s grid; `parts` numbers them."""
+def _search_apart(moving: _Source, a: _Lung, motion: Array, parts: NDArray[np.uint8], border: Array) -> Array:
+    """Each part of a lung found for itself, from the whole lung's search, mm on `a`'s grid.
+
+    `parts` numbers them, `border` is how far a voxel is from other parts, mm.
+    """
     found = motion.copy()
     for number in np.unique(parts):
         box = _bounding((parts == number) & a.mask, [_BOX_MARGIN] * 3)
         part, mask, grid = (parts == number)[box], a.mask[box], a.grid.crop(box)
         own = part & mask
-        start = loosened(motion[(slice(None), *box)], part, mask, grid.spacing[0])
+        start = loosened(motion[(slice(None), *box)], part, mask, border[box])
         b = moving.around(a.grid, _BOX_MARGIN, _reach(grid, own, start))
         hu, share = a.hu[box], a.share[box]
         field = _widened(_to_index(start, grid, b.grid), own, PART_LEVEL.radius)

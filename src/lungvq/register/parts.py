@@ -15,7 +15,7 @@ from lungvq.register.discrete import Level
 from lungvq.register.field import Array, Mask, smooth
 from lungvq.volume import Grid, Volume
 
-__all__ = ["GAIN", "LEVEL", "loosened", "parts_at", "slides"]
+__all__ = ["GAIN", "LEVEL", "border_mm", "loosened", "parts_at", "slides"]
 
 LEVEL = Level(4, 2, 4)
 """The search from there on: with 2 mm voxels, nodes every 8 mm and 16 mm to each side."""
@@ -67,7 +67,20 @@ def parts_at(
     return found[tuple(nearest)]
 
 
-def loosened(motion: Array, part: Mask, mask: Mask, spacing_mm: float) -> Array:
+def border_mm(parts: NDArray[np.uint8], spacing_mm: float) -> Array:
+    """Distance of each voxel from the nearest one of another part, mm; `parts` (K, J, I) numbers them."""
+    border = np.zeros(parts.shape, bool)
+    for axis in range(parts.ndim):
+        one, next_to = (np.moveaxis(border, axis, 0)[part] for part in (slice(None, -1), slice(1, None)))
+        lines = np.moveaxis(parts, axis, 0)
+        differ = lines[:-1] != lines[1:]
+        one |= differ
+        next_to |= differ
+    distance: Array = ((distance_transform_edt(~border) + 1) * spacing_mm).astype(np.float32)
+    return distance
+
+
+def loosened(motion: Array, part: Mask, mask: Mask, border: Array) -> Array:
     """The motion of a part as it is deep inside, carried on towards other parts, which dragged it along there.
 
     Parameters
@@ -76,14 +89,15 @@ def loosened(motion: Array, part: Mask, mask: Mask, spacing_mm: float) -> Array:
         Of the whole lung.
     part, mask : ndarray of bool, shape (K, J, I)
         The part, also beyond the lung; the lung.
-    spacing_mm : float
+    border : ndarray, shape (K, J, I)
+        As `border_mm` has it.
     """
-    free = np.minimum(distance_transform_edt(part) * (spacing_mm / _DRAGGED_MM), 1).astype(np.float32)
+    free = np.where(part, np.minimum(border / np.float32(_DRAGGED_MM), 1), np.float32(0))
     carried = smooth(motion, (free**8 + np.float32(1e-6)) * (part & mask), _CARRY_ON)
     return carried + free * (motion - carried)
 
 
-def slides(whole: Array, apart: Array, parts: NDArray[np.uint8], mask: Mask, spacing_mm: float) -> bool:
+def slides(whole: Array, apart: Array, mask: Mask, border: Array) -> bool:
     """Whether fields of their own bring the parts of a lung to the other scan better than one field for all.
 
     Judged within 10 mm of the borders between parts and away from the pleura: where nothing slides, fields apart know
@@ -93,17 +107,10 @@ def slides(whole: Array, apart: Array, parts: NDArray[np.uint8], mask: Mask, spa
     ----------
     whole, apart : ndarray, shape (K, J, I)
         Local correlation with either.
-    parts : ndarray of uint8, shape (K, J, I)
     mask : ndarray of bool, shape (K, J, I)
         The lung.
-    spacing_mm : float
+    border : ndarray, shape (K, J, I)
+        As `border_mm` has it.
     """
-    near = binary_erosion(mask, iterations=3)
-    near &= np.any(
-        [
-            (parts == number) & (distance_transform_edt(parts == number) * spacing_mm < _DRAGGED_MM)
-            for number in np.unique(parts)
-        ],
-        axis=0,
-    )
+    near = binary_erosion(mask, iterations=3) & (border < _DRAGGED_MM)
     return bool(near.any() and (apart - whole)[near].mean() > GAIN)
