@@ -101,7 +101,7 @@ def segment(ct: Volume, *, lungs: Volume | None = None, progress: Progress = SIL
     if lungs is None:
         progress.stage("finding the lungs")
         closed = coarse.like(find_lungs(coarse, body, coarse_airways, threshold))
-        barred = around_airways(coarse_airways, coarse.spacing) & (closed.array == 0)
+        barred = around_airways(coarse, coarse_airways) & (closed.array == 0)
         lungs = ct.like(refine_surface(ct, closed, barred, threshold))
 
     progress.stage("following the bronchi")

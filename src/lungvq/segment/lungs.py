@@ -27,6 +27,7 @@ MIN_PIECE_ML = 8.0
 MIN_BASES_MM = 110.0
 MOST_AT_PADDING = 0.1  # of a smaller piece of lung; foam behind the back lies along a round field of view
 WALL_MM = 2.6
+LUMEN_HU = -925.0  # at most in the middle of a bronchus
 SPLIT_LADDER_MM = (1.0, 2.0, 4.0, 7.0, 10.0, 14.0)
 
 Mask = NDArray[np.bool_]
@@ -190,7 +191,7 @@ def find_lungs(coarse: Volume, body: Body, airways: Mask, threshold: float) -> N
     """
     spacing = coarse.spacing
     aerated = body.inside & (coarse.array < threshold)
-    aerated &= ~around_airways(airways, spacing)
+    aerated &= ~around_airways(coarse, airways)
     pieces = _lung_pieces(coarse, aerated)
     _refuse_bases(pieces > 0, coarse)
     sides = part_by_side(coarse, pieces, body.midline_mm)
@@ -209,9 +210,16 @@ def find_lungs(coarse: Volume, body: Body, airways: Mask, threshold: float) -> N
     return closed
 
 
-def around_airways(airways: Mask, spacing: tuple[float, float, float]) -> Mask:
-    """Airways and their walls, at least a voxel wide: what is blurred there is as light as lung."""
-    return dilate(airways, max(WALL_MM, 1.01 * max(spacing[1:])), spacing)
+def around_airways(coarse: Volume, airways: Mask) -> Mask:
+    """Airways and their walls, as far as what is blurred there is as light as lung.
+
+    Coarse voxels need at least one around trachea and bronchi, which are told by their air: around a leak into noisy
+    lung as much again would be lost.
+    """
+    spacing = coarse.spacing
+    cross = ndimage.generate_binary_structure(2, 1)[None]
+    open_ = ndimage.binary_dilation(airways & (coarse.array < LUMEN_HU), cross) & airways
+    return dilate(airways, WALL_MM, spacing) | dilate(open_, max(WALL_MM, 1.01 * max(spacing[1:])), spacing)
 
 
 def _fill_holes(mask: Mask) -> Mask:
