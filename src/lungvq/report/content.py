@@ -662,7 +662,7 @@ _REGISTRATION_ROWS: tuple[tuple[str, str, str, int], ...] = (
     ("surface_lower_mm", "Distance of lung surfaces, mean of the lower third", "mm", 2),
     ("expected_error_from_0_mm", "Expected error of the motion, outer 3 mm", "mm", 2),
     ("expected_error_from_10_mm", "The same, 10 to 20 mm under the pleura", "mm", 2),
-    ("parts", "Parts that slide, registered apart (1: none)", "", 0),
+    ("parts", "Pieces registered each by itself (a lung, or lobes that slide)", "", 0),
     ("correlation_before", "Local correlation, before", "", 2),
     ("correlation_after", "Local correlation, after", "", 2),
     ("folded_percent", "Folded share of lung", "%", 3),
