@@ -367,7 +367,7 @@ def quality_numbers(registration: Registration) -> dict[str, dict[str, float]]:
         percentiles = plain.pop("jacobian_percentiles")
         plain.update({f"jacobian_p{p}": v for p, v in zip((1, 5, 50, 95, 99), percentiles, strict=True)})
         thirds = zip(("lower", "middle", "upper"), plain.pop("surface_thirds_mm"), strict=True)
-        plain.update({f"surface_{third}_mm": value for third, value in thirds})
+        plain.update({f"surface_{third}_mm": v for third, v in thirds if np.isfinite(v)})
         shells = zip(DEPTHS_MM, plain.pop("expected_error_mm"), strict=True)
         plain.update({f"expected_error_from_{d:g}_mm": v for d, v in shells if np.isfinite(v)})
         numbers[name] = plain

@@ -51,7 +51,8 @@ class LungQuality:
     surface_p95_mm: float
     """Distance of the mapped fixed surface from the moving surface."""
     surface_thirds_mm: tuple[float, float, float]
-    """Its mean over the lung's lower, middle and upper third of height: the base moves most."""
+    """Its mean over the lung's lower, middle and upper third of height, where the base moves most; NaN where
+    a lung of few slices has no such third."""
     surface_off_percent: float
     """Share of the fixed surface mapped more than 5 mm away from the moving one, inwards or outwards."""
     unseen_percent: float
