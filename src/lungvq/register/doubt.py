@@ -35,8 +35,8 @@ _FALL_BEYOND = 1.6  # the power by which it goes on falling
 _BEYOND_MM = 4.0
 # Of nothing, discord^2, weakness^2, both of them, and of what lies beyond the pleura: in mm^2 of motion, and as a
 # share squared of J.
-_MOTION = (0.029, 1.53, 6.5e-4, 0.037, 1.9)
-_EXPANSION = (2.8e-4, 0.016, 0.0, 0.0, 7.5e-3)
+_MOTION = (0.025, 1.32, 5.6e-4, 0.032, 1.63)
+_EXPANSION = (2.4e-4, 0.0138, 0.0, 0.0, 6.5e-3)
 
 
 @dataclass(frozen=True, eq=False)

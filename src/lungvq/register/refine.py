@@ -6,9 +6,10 @@ perfusion is read from). What then differs, and how far the mapped pleura lies f
 the displacement and solved per window: the registration analogue of Lucas and Kanade's flow with locally
 normalised intensities. Windows stop at the mask, so the two sides of the pleura never see each other.
 
-Windows become ever smaller, and small ones follow noise. How small is right depends on the scans and on how
-unevenly the lung breathes, so it is asked of the images: steps are also computed from one half of the lung
-alone, and a step is taken as far as it improves the other half.
+Wide windows see far more voxels than noise can lead astray, but come to rest slowly where the images hold little:
+their steps are taken further than they are long. Windows become ever smaller, and small ones follow noise. How small
+is right depends on the scans and on how unevenly the lung breathes, so it is asked of the images: steps are also
+computed from one half of the lung alone, and a step is taken as far as it improves the other half.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from lungvq.register.field import Array, Mask, blur, halve_voxels, smooth
 
 __all__ = ["FINE_WINDOWS", "WINDOWS", "Refined", "local_correlation", "pleura_distance", "refine"]
 
-WINDOWS = (6.0, 5.0, 4.0, 3.0)
+WINDOWS = (8.0, 8.0, 6.0, 6.0, 5.0, 4.0)
 """Sigma of the Gaussian window of each step, voxels."""
 
-FINE_WINDOWS = (4.0, 4.0, 3.0, 3.0, 2.2, 2.2, 1.6)
+FINE_WINDOWS = (7.0, 7.0, 6.0, 6.0, 5.0, 4.0, 3.0, 2.2, 1.6)
 """Of the steps on the finer grid that follow."""
 
 _NORMALISE = 1.2  # sigma of the window in which gain and offset are fitted, voxels
@@ -39,9 +40,11 @@ _PLEURA_WEIGHT = 2.0
 _PLEURA_BAND = 2.0  # voxels to both sides
 _PLEURA_DOUBT = 2.0  # voxels of distance at which the two masks are taken to disagree
 _LARGEST_STEP = 1.0  # voxels
+_WIDE = 4.5  # sigma, voxels, from which a window's steps are not judged
+_STRIDE = 1.8  # times such a step; 2 would never settle where the images hold much
 _CELL = 8  # voxels: edge of the cells of the chequerboard whose colours judge each other's steps
 _JUDGE = 20.0  # sigma over which that judgement is averaged, voxels
-_BY_CHANCE = 0.4  # how much of a step that follows noise is confirmed: noise reaches over the cells' edges
+_BY_CHANCE = 0.3  # how much of a step that follows noise is confirmed: noise reaches over the cells' edges
 _DISCORD = 3.3  # sigma over which the two halves' disagreement is averaged, voxels
 _BENEFIT_OF_DOUBT = 1e-4  # information per voxel^2 below which a step is taken as it is
 
@@ -331,18 +334,23 @@ def refine(
             np.float32(_PLEURA_DOUBT),
         )
         sums = np.concatenate([image[:9] + surface[:9], image[9:]])
-        halves = [blur(sums * colour, window / 2).reshape(10, -1) for colour in (black, ~black)]
-        whole = halves[0] + halves[1]
+        judged = window < _WIDE or n + 1 == len(windows)
+        if judged:
+            halves = [blur(sums * colour, window / 2).reshape(10, -1) for colour in (black, ~black)]
+            whole = halves[0] + halves[1]
+        else:
+            whole = blur(sums, window / 2).reshape(10, -1)
         if n == 0 or window != windows[n - 1]:
             belief = _belief(whole, np.float32(_RIDGE)).reshape(shape)
             agreed = smooth(field, belief * np.minimum(sums[9] / 8, 1), _REACH / 2)
         tether = (agreed - field).reshape(3, -1)
-        of_black, of_white, step = (
-            _solve(part, tether, np.float32(_RIDGE), np.float32(_LARGEST_STEP)).reshape(3, *shape)
-            for part in (*halves, whole)
-        )
-        judged = _agreement(image.reshape(10, -1), np.where(black, of_white, of_black).reshape(3, -1))
-        gain, cost = blur(judged.reshape(2, *shape), _JUDGE / 2)
+        step = _step(whole, tether, shape)
+        if not judged:
+            field = field + np.float32(_STRIDE) * step
+            continue
+        of_black, of_white = (_step(half, tether, shape) for half in halves)
+        others = _agreement(image.reshape(10, -1), np.where(black, of_white, of_black).reshape(3, -1))
+        gain, cost = blur(others.reshape(2, *shape), _JUDGE / 2)
         confirmed = (gain + _BENEFIT_OF_DOUBT) / (cost + _BENEFIT_OF_DOUBT)
         taken = np.clip((confirmed - _BY_CHANCE) / (1 - _BY_CHANCE), 0, 1)
         field = field + taken * step
@@ -350,6 +358,10 @@ def refine(
     discord = np.sqrt(_mean_where(((of_black - of_white) ** 2).sum(axis=0) / 4, seen, _DISCORD / 2))
     fine = _double(np.stack([*field, discord, _weakness(whole).reshape(shape)]), fixed.shape)
     return Refined(np.ascontiguousarray(fine[:3]), np.maximum(fine[3], 0), np.maximum(fine[4], 0))
+
+
+def _step(sums: Array, tether: Array, shape: tuple[int, ...]) -> Array:
+    return _solve(sums, tether, np.float32(_RIDGE), np.float32(_LARGEST_STEP)).reshape(3, *shape)
 
 
 def _mean_where(values: Array, weight: Array, sigma: float) -> Array:
