@@ -512,6 +512,22 @@ def test_antialiasing_follows_axes_when_the_new_grid_counts_them_otherwise():
     np.testing.assert_allclose(other.reorient(CANONICAL).array, direct.array, atol=1e-3)
 
 
+@pytest.mark.parametrize("spacing", [(2.0, 2.0, 2.0), (1.0, 2.5, 1.7), (0.8, 0.7, 1.4), (0.5, 3.0, 0.7)])
+def test_parallel_axes_are_resampled_as_any_others(spacing):
+    """The way along parallel axes, one matrix each, against smoothing and trilinear interpolation."""
+    affine = np.diag([0.8, 0.7, 0.7, 1.0])[[2, 1, 0, 3]]
+    affine[:3, 3] = 5.0, -7.0, 100.0
+    noise = np.random.default_rng(5).normal(-700, 100, (21, 18, 25)).astype(np.float32)
+    volume = Volume(noise, affine)
+    grid = volume.grid.with_spacing(spacing)
+    shifted = grid.affine.copy()
+    shifted[:3, 3] += 3.3, -4.1, 2.7  # partly beyond
+    for new in (grid, Grid(grid.shape, shifted)):
+        direct, other = (volume.resample(onto, fill=-9) for onto in (new, new.reorient("LPS")))
+        np.testing.assert_allclose(other.reorient(CANONICAL).array, direct.array, rtol=1e-5, atol=1e-3)
+        assert direct.array.dtype == np.float32
+
+
 def test_antialiasing_of_a_vector_field_smooths_space_and_not_components():
     fine = plain((20, 20, 20), (1, 1, 1))
     values = np.zeros((*fine.shape, 3), np.float32)

@@ -57,6 +57,61 @@ def resample_linear(array, to_index, shape, fill):
 
 
 @numba.njit(parallel=True, cache=True)
+def _weigh_middle(source, first, weights):
+    """(A, N, B) to (A, M, B): each of M is a weighted sum of what begins at its `first` of N."""
+    count, width = weights.shape
+    out = np.zeros((source.shape[0], count, source.shape[2]), np.float32)
+    for row in numba.prange(source.shape[0] * count):
+        a, m = row // count, row % count
+        to = out[a, m]
+        for t in range(width):
+            w = weights[m, t]
+            if w != 0:
+                line = source[a, first[m] + t]
+                for b in range(to.size):
+                    to[b] += w * line[b]
+    return out
+
+
+@numba.njit(parallel=True, cache=True)
+def _weigh_last(source, first, weights):
+    """(A, N) to (A, M), as `_weigh_middle`."""
+    count, width = weights.shape
+    out = np.zeros((source.shape[0], count), np.float32)
+    for a in numba.prange(source.shape[0]):
+        for m in range(count):
+            for t in range(width):
+                if weights[m, t] != 0:
+                    out[a, m] += weights[m, t] * source[a, first[m] + t]
+    return out
+
+
+def weigh(array, axis, first, weights):
+    """Weighted sums along an axis.
+
+    Parameters
+    ----------
+    array : ndarray of float32, shape (K, J, I)
+    axis : int
+    first : ndarray of int, shape (M,)
+        Index of the first value that each sum takes.
+    weights : ndarray of float32, shape (M, W)
+        Of that value and those behind it; what has weight 0 may be NaN.
+
+    Returns
+    -------
+    ndarray of float32
+        M along `axis`.
+    """
+    k, j, i = array.shape
+    if axis == 2:
+        return _weigh_last(array.reshape(-1, i), first, weights).reshape(k, j, -1)
+    if axis == 1:
+        return _weigh_middle(array, first, weights)
+    return _weigh_middle(array.reshape(1, k, j * i), first, weights).reshape(-1, j, i)
+
+
+@numba.njit(parallel=True, cache=True)
 def resample_nearest(array, to_index, shape, fill):
     """As `resample_linear`, but the value of the nearest voxel, in the type of `array`."""
     out = np.empty(shape, array.dtype)

@@ -15,7 +15,7 @@ from lungvq.segment import Anatomy, segment
 from lungvq.segment.laterality import check_laterality
 from lungvq.segment.masks import lungs_from_mask
 from lungvq.segment.references import HuReferences, reference_tissue
-from lungvq.volume import CANONICAL, Grid, Volume
+from lungvq.volume import CANONICAL, Box, Grid, Volume, box_around
 
 __all__ = ["Breath", "prepare"]
 
@@ -84,7 +84,8 @@ def prepare(scan: Scan, role: str, progress: Progress = SILENT, *, lungs: Volume
     anatomy = segment(ct, lungs=known, progress=progress)
     references = reference_tissue(ct, anatomy)
     laterality = check_laterality(ct, anatomy.lungs)
-    box = _lung_box(anatomy.lungs)
+    margin = [int(np.ceil(_MARGIN_MM / spacing)) for spacing in ct.spacing]
+    box = box_around(anatomy.lungs.array > 0, margin)
     anatomy = replace(
         anatomy,
         lungs=_part(anatomy.lungs, box),
@@ -97,18 +98,7 @@ def prepare(scan: Scan, role: str, progress: Progress = SILENT, *, lungs: Volume
     return Breath(role, scan, part, ct.grid, anatomy, references, calibrate, totals, laterality)
 
 
-def _lung_box(lungs: Volume) -> tuple[slice, slice, slice]:
-    """The lungs and a margin, within the grid."""
-    inside = lungs.array > 0
-    box = []
-    for axis in range(3):
-        hit = np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != axis)))
-        margin = int(np.ceil(_MARGIN_MM / lungs.spacing[axis]))
-        box.append(slice(max(0, int(hit[0]) - margin), min(lungs.shape[axis], int(hit[-1]) + margin + 1)))
-    return box[0], box[1], box[2]
-
-
-def _part(volume: Volume, box: tuple[slice, slice, slice]) -> Volume:
+def _part(volume: Volume, box: Box) -> Volume:
     """A crop that does not keep the whole alive."""
     part = volume.crop(box)
     return part.like(np.ascontiguousarray(part.array))

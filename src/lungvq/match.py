@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from scipy.ndimage import gaussian_filter1d
-from scipy.sparse import csr_array
 
 from lungvq.agreement import slice_thickness
 from lungvq.anatomy import LUNG_OF_LOBE_LABEL, LUNGS
@@ -85,36 +83,10 @@ def _lung_hu(breath: Breath, spacing: Sequence[float]) -> Volume:
     hu = breath.calibrate(breath.ct.array)
     if any(breath.blur_mm):
         hu = blurred_within(hu, inside > 0, _voxels(breath.blur_mm, breath.ct))
-    above, below = _coarser(breath.ct.grid, grid, hu * inside, inside)
+    above, below = (breath.ct.like(part).resample(grid, fill=0.0).array for part in (hu * inside, inside))
     mean = np.full(above.shape, np.nan, np.float32)
     np.divide(above, below, out=mean, where=below > 0.05)
     return reaching_out(Volume(mean, grid.affine))
-
-
-def _coarser(old: Grid, new: Grid, *arrays: np.ndarray) -> Iterator[np.ndarray]:
-    """What `Volume.resample` makes of arrays that are 0 beyond their grid, where the axes of both grids are parallel.
-
-    Smoothing and interpolation are then one sparse matrix for each axis, which is several times faster.
-    """
-    to_old = np.linalg.inv(old.affine) @ new.affine
-    steps = []
-    for axis, (n, m) in enumerate(zip(old.shape, new.shape, strict=True)):
-        ratio = to_old[axis, axis]
-        smooth = np.eye(n)
-        if ratio > 1.01:
-            smooth = gaussian_filter1d(smooth, np.sqrt((ratio**2 - 1) / 12), axis=0, mode="nearest")
-        at = to_old[axis, 3] + ratio * np.arange(m)
-        within = (at >= -0.5) & (at <= n - 0.5)
-        at = np.clip(at, 0, n - 1)
-        first = at.astype(int)
-        share = (at - first)[:, None]
-        both = (1 - share) * smooth[first] + share * smooth[np.minimum(first + 1, n - 1)]
-        steps.append(csr_array((both * within[:, None]).astype(np.float32)))
-    for array in arrays:
-        for step in steps:  # each takes the first axis and leaves it the last
-            array = (step @ array.reshape(array.shape[0], -1)).reshape(-1, *array.shape[1:])
-            array = np.ascontiguousarray(np.moveaxis(array, 0, -1))
-        yield array
 
 
 def carry_inspiration(displacement: Volume, insp: Breath, grid: Grid) -> Volume:
@@ -250,29 +222,16 @@ def carry_lobes(registration: Registration, lobes_insp: Volume, lungs_exp: Volum
         uint8 on the grid of `lungs_exp`.
     """
     lungs = registration.lungs
-    spare = _completed(warp_labels(registration, lobes_insp, lungs.grid).array, lungs.array)
     lobes = warp_labels(registration, lobes_insp, lungs_exp.grid).array.astype(np.uint8)
-    astray = (_LUNG_OF_LABEL[lobes] != lungs_exp.array) & (lungs_exp.array > 0)
-    lobes[astray] = lungs.like(spare).resample_labels(lungs_exp.grid).array[astray]
-    # What the coarser lungs do not cover either lies at their rim: there the same label is a voxel away.
-    still = (_LUNG_OF_LABEL[lobes] != lungs_exp.array) & (lungs_exp.array > 0)
-    if still.any():
-        lobes = _completed(lobes, lungs_exp.array)
+    coarse = warp_labels(registration, lobes_insp, lungs.grid).array
+    for label in LUNGS.values():
+        astray = (lungs_exp.array == label) & (_LUNG_OF_LABEL[lobes] != label)
+        own = (lungs.array == label) & (_LUNG_OF_LABEL[coarse] == label)
+        if astray.any() and own.any():
+            nearest = lungs.like(fill_from_nearest(coarse, ~own)).resample_labels(lungs_exp.grid)
+            lobes[astray] = nearest.array[astray]
     lobes[lungs_exp.array == 0] = 0
     return lungs_exp.like(lobes)
 
 
 _LUNG_OF_LABEL = np.array(LUNG_OF_LOBE_LABEL, np.uint8)
-
-
-def _completed(lobes: np.ndarray, lungs: np.ndarray) -> np.ndarray:
-    """Voxels of each lung without a lobe of that lung take the nearest one."""
-    result = lobes.copy()
-    for label in LUNGS.values():
-        inside = lungs == label
-        if not inside.any():
-            continue
-        box = tuple(slice(int(i.min()), int(i.max()) + 1) for i in np.nonzero(inside))
-        own = inside[box] & (_LUNG_OF_LABEL[lobes[box]] == label)
-        result[box] = np.where(inside[box], fill_from_nearest(lobes[box], ~own), result[box])
-    return result

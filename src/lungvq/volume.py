@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lungvq.errors import GeometryError
 
-__all__ = ["ALL_AXIS_CODES", "CANONICAL", "Grid", "Volume", "grid_around"]
+__all__ = ["ALL_AXIS_CODES", "CANONICAL", "Box", "Grid", "Volume", "box_around", "grid_around"]
 
 CANONICAL = "SPL"
 """Axis codes in which the algorithms work: slices run to the head, rows to the back, columns to the left."""
@@ -29,6 +29,8 @@ ALL_AXIS_CODES: tuple[str, ...] = tuple(
     "".join(letters) for order in permutations(("LR", "PA", "SI")) for letters in product(*order)
 )
 """The 48 ways to lay array axes along the body, each letter the direction in which that index grows."""
+
+Box = tuple[slice, slice, slice]
 
 _SAME_PLACE_MM = 0.01
 
@@ -122,7 +124,7 @@ class Grid:
         corners = np.array(list(product(*((0, n) for n in self.shape))), float)
         return bool(np.abs(self.world(corners) - other.world(corners)).max() < _SAME_PLACE_MM)
 
-    def crop(self, box: tuple[slice, slice, slice]) -> Grid:
+    def crop(self, box: Box) -> Grid:
         """The part of the grid in `box`: slices with non-negative start and stop, step 1."""
         start = [s.indices(n)[0] for s, n in zip(box, self.shape, strict=True)]
         stop = [s.indices(n)[1] for s, n in zip(box, self.shape, strict=True)]
@@ -166,6 +168,15 @@ class Grid:
         affine[:3, :3] = self.affine[:3, :3] * factor
         affine[:3, 3] = self.world((factor - 1) / 2)
         return Grid((int(shape[0]), int(shape[1]), int(shape[2])), affine)
+
+
+def box_around(mask: NDArray[np.bool_], margin: Sequence[int] = (0, 0, 0)) -> Box:
+    """The smallest box that holds a non-empty `mask`, with a margin of some voxels where there is room."""
+    box = []
+    for axis, m in enumerate(margin):
+        where = np.flatnonzero(mask.any(axis=tuple(n for n in range(3) if n != axis)))
+        box.append(slice(max(0, int(where[0]) - m), min(mask.shape[axis], int(where[-1]) + 1 + m)))
+    return box[0], box[1], box[2]
 
 
 def grid_around(points: ArrayLike, spacing: float, margin: float = 0.0) -> Grid:
@@ -242,7 +253,7 @@ class Volume:
         array = array[tuple(slice(None, None, -1) if flip else slice(None) for flip in flips)]
         return Volume(np.ascontiguousarray(array), self.grid.reorient(codes).affine)
 
-    def crop(self, box: tuple[slice, slice, slice]) -> Volume:
+    def crop(self, box: Box) -> Volume:
         """The part of the volume in `box`; a view, not a copy."""
         return Volume(self.array[box], self.grid.crop(box).affine)
 
@@ -279,11 +290,13 @@ class Volume:
         """
         from lungvq import _sampling
 
+        to_index = _index_map(grid, self.grid)
+        if antialias and self.array.ndim == 3 and _is_coarser_along(to_index):
+            return Volume(_coarsened(self.array, to_index, grid.shape, fill), grid.affine)
         source = np.ascontiguousarray(self.array, np.float32)
         if antialias:
-            source = _prefilter(source, self.grid, grid)
+            source = _prefilter(source, to_index)
         beyond = np.float32(fill)
-        to_index = _index_map(grid, self.grid)
         if source.ndim == 3:
             return Volume(_sampling.resample_linear(source, to_index, grid.shape, beyond), grid.affine)
         planes = [
@@ -354,14 +367,80 @@ def _index_map(new: Grid, old: Grid) -> NDArray[np.float64]:
     return np.ascontiguousarray((np.linalg.inv(old.affine) @ new.affine)[:3])
 
 
-def _prefilter(array: np.ndarray, old: Grid, new: Grid) -> np.ndarray:
-    """Smooth each axis for a coarser grid: variances of the two voxel widths differ by the kernel's."""
+_COARSER = 1.01  # new voxels over old ones, from which it is worth smoothing first
+
+
+def _smoothing(ratio: float) -> float:
+    """Sigma of what makes a voxel `ratio` times as wide, in old voxels: the variances of both widths differ by it."""
+    return float(np.sqrt((ratio * ratio - 1) / 12)) if ratio > _COARSER else 0.0
+
+
+def _prefilter(array: np.ndarray, to_index: NDArray[np.float64]) -> np.ndarray:
+    """Smooth each axis for a coarser grid."""
     from scipy.ndimage import gaussian_filter1d
 
-    ratio = np.abs(_index_map(new, old)[:, :3]).max(axis=1)  # new step in old voxels
     result = array
-    for axis, r in enumerate(ratio):
-        if r > 1.01:
-            # A box of r voxels has variance r^2/12; what is there already has that of one voxel.
-            result = gaussian_filter1d(result, np.sqrt((r * r - 1) / 12), axis=axis, mode="nearest")
+    for axis, ratio in enumerate(np.abs(to_index[:, :3]).max(axis=1)):
+        if sigma := _smoothing(ratio):
+            result = gaussian_filter1d(result, sigma, axis=axis, mode="nearest")
     return np.ascontiguousarray(result)
+
+
+def _is_coarser_along(to_index: NDArray[np.float64]) -> bool:
+    """Whether a grid has the axes of another one, and is coarser along one of them."""
+    steps = to_index[:, :3]
+    turned = np.abs(steps - np.diag(np.diag(steps))).max()
+    return bool(turned < 1e-9 and np.abs(np.diag(steps)).max() > _COARSER)
+
+
+def _coarsened(
+    array: np.ndarray, to_index: NDArray[np.float64], shape: tuple[int, int, int], fill: float
+) -> NDArray[np.float32]:
+    """What `_prefilter` and linear interpolation make of an array: along parallel axes, one step for both each."""
+    from lungvq import _sampling
+
+    lines = [
+        _line(n, m, to_index[axis, axis], to_index[axis, 3])
+        for axis, (n, m) in enumerate(zip(array.shape, shape, strict=True))
+    ]
+    needed = tuple(slice(int(first.min()), int(first.max()) + w.shape[1]) for first, w, _ in lines)
+    part = np.ascontiguousarray(array[needed], np.float32)
+    for axis in (2, 1, 0):  # along lines in memory first, which leaves less for the rest
+        first, weights, _ = lines[axis]
+        part = _sampling.weigh(part, axis, first - needed[axis].start, weights)
+    for axis, (_, _, within) in enumerate(lines):
+        np.moveaxis(part, axis, 0)[~within] = fill
+    return part
+
+
+def _line(
+    n: int, m: int, step: float, start: float
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_]]:
+    """How `m` new values come from `n` old ones along an axis: at ``start + step * index``.
+
+    Returns
+    -------
+    first : ndarray of int, shape (m,)
+        Of the old values that make a new one.
+    weights : ndarray of float32, shape (m, W)
+        Of that one and those behind it.
+    within : ndarray of bool, shape (m,)
+        Whether it lies within the outer faces of the old voxels.
+    """
+    from scipy.ndimage import gaussian_filter1d
+
+    smooth = np.eye(n)
+    if sigma := _smoothing(abs(step)):
+        smooth = gaussian_filter1d(smooth, sigma, axis=0, mode="nearest")
+    at = start + step * np.arange(m)
+    within = (at >= -0.5) & (at <= n - 0.5)
+    at = np.clip(at, 0, n - 1)
+    below = at.astype(int)
+    share = (at - below)[:, None]
+    dense = (1 - share) * smooth[below] + share * smooth[np.minimum(below + 1, n - 1)]
+    used = dense != 0
+    first, last = used.argmax(axis=1), n - used[:, ::-1].argmax(axis=1)
+    width = int((last - first).max())
+    first = np.minimum(first, n - width)
+    weights = np.take_along_axis(dense, first[:, None] + np.arange(width), axis=1)
+    return first, weights.astype(np.float32), within

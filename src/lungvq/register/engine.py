@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -41,7 +41,7 @@ from lungvq.register.quality import (
     measure,
     signed_distance,
 )
-from lungvq.volume import Grid, Volume, grid_around
+from lungvq.volume import Box, Grid, Volume, box_around, grid_around
 
 __all__ = ["RegisterOptions", "Registration", "register", "warp_labels"]
 
@@ -59,9 +59,6 @@ _FINE = 0.75  # voxels of the last steps, of the working spacing or of the scans
 _FINER_THAN = (
     0.75  # of the finest grid: the voxels scans are brought to, as linear interpolation blurs others
 )
-
-
-Box = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +151,7 @@ class _Source:
         cls, scan: Volume, lungs: Volume, label: int, finest_mm: float, margin_mm: float = 12.0
     ) -> _Source:
         """`finest_mm` is the spacing of the finest grid that is asked for."""
-        box = _bounding(lungs.array == label, [int(np.ceil(margin_mm / s)) for s in scan.spacing])
+        box = box_around(lungs.array == label, [int(np.ceil(margin_mm / s)) for s in scan.spacing])
         lung = lungs.array[box] == label
         islands = _islands(lung, _ISLAND_ML / scan.voxel_ml)
         lung &= ~islands
@@ -177,7 +174,7 @@ class _Source:
 
     def corners(self) -> NDArray[np.float64]:
         """LPS mm of the corners of the box around the lung."""
-        box = _bounding(self.lung.array > 0)
+        box = box_around(self.lung.array > 0)
         return self.lung.grid.world(list(product(*((s.start, s.stop - 1) for s in box))))
 
     def on(self, grid: Grid) -> _Lung:
@@ -267,7 +264,7 @@ def register(
         raise PairError("no lung can be registered: " + "; ".join(notes))
 
     present = fixed_lungs.array > 0
-    everything = Volume(present, fixed_lungs.affine).crop(_bounding(present))
+    everything = Volume(present, fixed_lungs.affine).crop(box_around(present))
     corners = _corners(everything.grid)
     grid = grid_around(corners, options.spacing_mm, options.margin_mm)
     results = {}
@@ -491,10 +488,8 @@ def _search_apart(moving: _Source, a: _Lung, motion: Array, parts: NDArray[np.ui
     `parts` numbers them, `border` is how far a voxel is from other parts, mm.
     """
     found = motion.copy()
-    for number in np.unique(parts):
-        box = _bounding((parts == number) & a.mask, [_BOX_MARGIN] * 3)
-        part, mask, grid = (parts == number)[box], a.mask[box], a.grid.crop(box)
-        own = part & mask
+    for box, part, own in _cut_out(parts, a.mask):
+        mask, grid = a.mask[box], a.grid.crop(box)
         start = loosened(motion[(slice(None), *box)], part, mask, border[box])
         b = moving.around(a.grid, _BOX_MARGIN, _reach(grid, own, start))
         hu, share = a.hu[box], a.share[box]
@@ -519,10 +514,8 @@ def _refine_apart(
     """
     h = a.grid.spacing[0]
     refined, seen, raw = motion.copy(), np.zeros((2, *parts.shape), np.float32), np.ones_like(a.hu)
-    for number in np.unique(parts):
-        box = _bounding((parts == number) & a.mask, [_BOX_MARGIN] * 3)
-        part, grid = (parts == number)[box], a.grid.crop(box)
-        own = part & a.mask[box]
+    for box, part, own in _cut_out(parts, a.mask):
+        grid = a.grid.crop(box)
         start = extrapolate(motion[(slice(None), *box)], own)
         found, signs = _refine_finely(
             fixed, moving, grid, start, refine.FINE_WINDOWS, part=part, reach=_reach(grid, own, start)
@@ -532,6 +525,14 @@ def _refine_apart(
         seen[(slice(None), *box)][:, part] = signs[:, part]
         raw[box][part] = jacobian(found / h)[part]
     return refined, seen, raw
+
+
+def _cut_out(parts: NDArray[np.uint8], mask: Mask) -> Iterator[tuple[Box, Mask, Mask]]:
+    """For each part of a lung: the box around it, all that belongs to it there, and what of that is lung."""
+    for number in np.unique(parts):
+        box = box_around((parts == number) & mask, [_BOX_MARGIN] * 3)
+        part = (parts == number)[box]
+        yield box, part, part & mask[box]
 
 
 def _reach(grid: Grid, own: Mask, motion: Array) -> NDArray[np.float64]:
@@ -692,17 +693,6 @@ def _to_index(motion: Array, fixed: Grid, moving: Grid) -> Array:
 def _corners(grid: Grid) -> NDArray[np.float64]:
     """LPS mm of the middles of a grid's eight outermost voxels."""
     return grid.world(list(product(*((0, n - 1) for n in grid.shape))))
-
-
-def _bounding(mask: Mask, margin: Sequence[int] = (0, 0, 0)) -> Box:
-    """The smallest box around a mask, widened by `margin` voxels where there is room."""
-    box = []
-    for axis in range(3):
-        on = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-        box.append(
-            slice(max(0, int(on[0]) - margin[axis]), min(mask.shape[axis], int(on[-1]) + 1 + margin[axis]))
-        )
-    return box[0], box[1], box[2]
 
 
 def _box_around(points: NDArray[np.float64], grid: Grid, margin: int) -> Box:

@@ -8,8 +8,8 @@ from scipy import ndimage
 
 from lungvq.anatomy import LEFT, LOBES, LUNG_OF_LOBE, LUNGS, RIGHT
 from lungvq.findings import Finding, fail, passed, warn
-from lungvq.segment._coarse import box_around, dilate, erode
-from lungvq.volume import Volume
+from lungvq.segment._coarse import dilate, erode
+from lungvq.volume import Volume, box_around
 
 COLLAPSED_RATIO = 0.25
 ASYMMETRIC_RATIO = 0.55

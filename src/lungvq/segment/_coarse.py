@@ -140,13 +140,3 @@ def signed_distance(
     inside = np.minimum(distance_to(~mask, spacing, reach + half), reach + half)
     result: NDArray[np.float32] = np.where(mask, inside - half, half - outside)
     return result
-
-
-def box_around(mask: NDArray[np.bool_], margin: tuple[int, int, int]) -> tuple[slice, slice, slice]:
-    """The smallest box that holds a non-empty `mask`, with a margin of some voxels within the array."""
-    box = []
-    for axis, m in enumerate(margin):
-        others = tuple(n for n in range(3) if n != axis)
-        where = np.flatnonzero(mask.any(axis=others))
-        box.append(slice(max(0, int(where[0]) - m), min(mask.shape[axis], int(where[-1]) + 1 + m)))
-    return box[0], box[1], box[2]

@@ -18,8 +18,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from lungvq.segment._coarse import box_around, coarsen
-from lungvq.volume import Volume
+from lungvq.segment._coarse import coarsen
+from lungvq.volume import Volume, box_around
 
 SEED_AREA_MM2 = (50.0, 800.0)
 SEED_CHAIN_MM = 25.0  # a trachea is followed at least this far
@@ -269,7 +269,7 @@ def follow_bronchi(ct: Volume, lungs: NDArray[np.uint8], trachea: Trachea) -> Vo
 def _fine_part(ct: Volume, mask: NDArray[np.bool_], trachea: Trachea) -> Volume:
     """HU of what holds the lungs and the trachea above them, on cubic voxels."""
     margin = tuple(int(np.ceil(8.0 / s)) for s in ct.spacing)
-    box = box_around(mask, (margin[0], margin[1], margin[2]))
+    box = box_around(mask, margin)
     top = int(np.ceil(ct.grid.index(trachea.points[0])[0])) + 2
     part = ct.crop((slice(box[0].start, min(max(box[0].stop, top), ct.shape[0])), box[1], box[2]))
     low, high = FINE_GRID_MM

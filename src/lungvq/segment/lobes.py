@@ -18,10 +18,10 @@ from lungvq.anatomy import LEFT, LOBES, LOBES_OF_LUNG, RIGHT
 from lungvq.errors import GeometryError
 from lungvq.findings import Finding, passed, warn
 from lungvq.fissures import LEFT_MODES, MEANS, RIGHT_MODES
-from lungvq.segment._coarse import box_around, distance_to
+from lungvq.segment._coarse import distance_to
 from lungvq.segment.sheets import KEPT, Sheets, find_sheets, flattened
 from lungvq.segment.surfaces import APART_MM, Evidence, FissureModel, Fit, Surface, fit_surfaces
-from lungvq.volume import CANONICAL, Grid, Volume
+from lungvq.volume import CANONICAL, Grid, Volume, box_around
 
 if TYPE_CHECKING:
     from lungvq.segment import Anatomy
@@ -97,7 +97,7 @@ def lobes_from_prior(lungs: Volume) -> Volume:
     for side, models in MODELS.items():
         mask = lungs.array == side
         if mask.any():
-            box = box_around(mask, (0, 0, 0))
+            box = box_around(mask)
             nothing = np.zeros(0)
             _cut(
                 lobes[box],
@@ -241,7 +241,7 @@ def find_lobes(ct: Volume, anatomy: Anatomy) -> Lobes:
         mask = lungs.array == side
         if not mask.any():
             continue
-        box = box_around(mask, (0, 0, 0))
+        box = box_around(mask)
         size = np.array([n * s for n, s in zip(mask[box].shape, ct.spacing, strict=True)])[::-1]
         evidence, ridge = _evidence(sheets, anatomy, side, box)
         fit = fit_surfaces(models, evidence, size)

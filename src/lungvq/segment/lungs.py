@@ -16,8 +16,8 @@ from skimage.segmentation import watershed
 
 from lungvq.anatomy import LEFT, RIGHT
 from lungvq.errors import InputError
-from lungvq.segment._coarse import box_around, close, dilate, distance_to, erode, signed_distance
-from lungvq.volume import Volume
+from lungvq.segment._coarse import close, dilate, distance_to, erode, signed_distance
+from lungvq.volume import Volume, box_around
 
 COARSE_MM = 2.4
 CLOSING_MM = 9.0
@@ -198,7 +198,7 @@ def find_lungs(coarse: Volume, body: Body, airways: Mask, threshold: float) -> N
     closed = np.zeros(coarse.shape, np.uint8)
     whole = sides > 0
     margin = tuple(int(np.ceil(2 * CLOSING_MM / s)) + 1 for s in spacing)
-    box = box_around(whole, (margin[0], margin[1], margin[2]))
+    box = box_around(whole, margin)
     taken = np.zeros(closed[box].shape, bool)
     for side in (LEFT, RIGHT):
         own = sides[box] == side
@@ -394,7 +394,7 @@ def refine_surface(
     if band is None:
         band = 1.1 * float(np.cbrt(np.prod(spacing)))
     margin = tuple(int(np.ceil(2 * band / s)) + 1 for s in spacing)
-    box = box_around(closed.array > 0, (margin[0], margin[1], margin[2]))
+    box = box_around(closed.array > 0, margin)
     labels = closed.array[box]
     signed = signed_distance(labels > 0, spacing, 4 * band)
     nearest = _spread(labels, spacing, 2 * band + max(spacing))

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from lungvq.anatomy import LEFT, RIGHT
-from lungvq.segment._coarse import box_around, coarsen, erode
+from lungvq.segment._coarse import coarsen, erode
 from lungvq.segment.lungs import find_body
-from lungvq.volume import Volume
+from lungvq.volume import Volume, box_around
 
 if TYPE_CHECKING:
     from lungvq.segment import Anatomy

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from lungvq.segment._coarse import box_around, coarsen, erode
-from lungvq.volume import Grid, Volume
+from lungvq.segment._coarse import coarsen, erode
+from lungvq.volume import Grid, Volume, box_around
 
 __all__ = ["Sheets", "find_sheets", "flattened"]
 

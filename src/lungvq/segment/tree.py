@@ -15,8 +15,7 @@ from scipy.stats import norm
 from lungvq.anatomy import LOBES, LOBES_OF_LUNG, LUNGS
 from lungvq.findings import Finding, passed
 from lungvq.fissures import MEANS, SPREAD, VALID, height
-from lungvq.segment._coarse import box_around
-from lungvq.volume import Volume
+from lungvq.volume import Volume, box_around
 
 __all__ = ["AirwayTree", "Branch", "LobarBronchi", "build_tree", "check_bronchi", "label_lobes"]
 
@@ -559,7 +558,7 @@ class _Lung:
         mask = lungs.array == LUNGS[side]
         if not mask.any():
             return cls(side, lungs, np.zeros(3), np.zeros(3))
-        box = box_around(mask, (0, 0, 0))
+        box = box_around(mask)
         low, stop = np.array([[s.start, s.stop] for s in box]).T
         return cls(side, lungs, low - 0.5, (stop - low).astype(float))
 

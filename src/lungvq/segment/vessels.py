@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from lungvq.errors import GeometryError
-from lungvq.segment._coarse import box_around, dilate, erode
-from lungvq.volume import Volume
+from lungvq.segment._coarse import dilate, erode
+from lungvq.volume import Volume, box_around
 
 __all__ = ["SMALL_MM2", "find_vessels", "small_vessel_density", "small_vessels", "vessel_sizes"]
 
