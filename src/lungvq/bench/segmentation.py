@@ -23,7 +23,7 @@ from lungvq.phantom import CASES, Phantom, make_phantom
 from lungvq.quantify.zones import zones_by_volume
 from lungvq.segment import segment
 from lungvq.segment.lobes import find_lobes, lobes_from_prior
-from lungvq.volume import CANONICAL, Grid, Volume
+from lungvq.volume import CANONICAL, Grid, Volume, box_around
 
 __all__ = [
     "FISSURE_LOBES",
@@ -75,6 +75,7 @@ _TWICE = (
     "low-dose",
     "large-motion",
 )
+_SPARE = (1, 1, 1)  # voxels around what is measured
 _POINTS = 20_000  # of a surface, from which distances are measured
 _WALL = 1.5  # outer radius of an airway over that of its lumen, at most
 _NEAR_MM = 2.0  # beyond the wall of a true airway, a voxel counts as leaked
@@ -253,19 +254,9 @@ def surface_distance(found: Floats, true: Floats) -> Floats:
     return np.asarray(cKDTree(true).query(some)[0])
 
 
-def _box(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
-    """Around what is true, with a voxel to spare."""
-    box = []
-    for axis in range(3):
-        hit = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-        first, last = (int(hit[0]), int(hit[-1])) if len(hit) else (0, 0)
-        box.append(slice(max(first - 1, 0), last + 2))
-    return box[0], box[1], box[2]
-
-
 def lung_measures(found: Volume, true_lobes: Volume) -> dict[str, float]:
     """Dice of both lungs and of each, and distances between their surfaces, mm."""
-    box = _box((found.array > 0) | (true_lobes.array > 0))
+    box = box_around((found.array > 0) | (true_lobes.array > 0), _SPARE)
     ours, truth = found.array[box], np.array(LUNG_OF_LOBE_LABEL, np.uint8)[true_lobes.array[box]]
     grid = found.grid.crop(box)
     total = np.count_nonzero(ours) + np.count_nonzero(truth)
@@ -285,7 +276,7 @@ def lung_measures(found: Volume, true_lobes: Volume) -> dict[str, float]:
 
 def lobe_measures(found: Volume, truth: Volume) -> dict[str, float]:
     """Dice of each lobe that there is and their mean; distance of the fissures found from the true, mm."""
-    box = _box((found.array > 0) | (truth.array > 0))
+    box = box_around((found.array > 0) | (truth.array > 0), _SPARE)
     ours, true, grid = found.array[box], truth.array[box], found.grid.crop(box)
     scores = {
         name: dice(ours == label, true == label) for name, label in LOBES.items() if (true == label).any()

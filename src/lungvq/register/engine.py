@@ -412,7 +412,7 @@ def _register_lung(
 ) -> _Result:
     """Register one lung on its part of the grid `whole`; `whole_scan` is all that the moving scan shows."""
     h = options.spacing_mm
-    box = _box_around(fixed.corners(), whole, _BOX_MARGIN)
+    box = _box_holding(fixed.corners(), whole, _BOX_MARGIN)
     a, b = fixed.on(whole.crop(box)), moving.around(whole, _BOX_MARGIN)
     mask = a.mask
 
@@ -695,7 +695,7 @@ def _corners(grid: Grid) -> NDArray[np.float64]:
     return grid.world(list(product(*((0, n - 1) for n in grid.shape))))
 
 
-def _box_around(points: NDArray[np.float64], grid: Grid, margin: int) -> Box:
+def _box_holding(points: NDArray[np.float64], grid: Grid, margin: int) -> Box:
     """The box of voxels of `grid` around points, widened by `margin` voxels where there is room."""
     index = grid.index(points)
     low = np.maximum(np.floor(index.min(axis=0)).astype(int) - margin, 0)

@@ -8,7 +8,7 @@ import numpy as np
 
 from lungvq.register.engine import Registration
 from lungvq.register.field import Array, affine_field, fit_affine, pull
-from lungvq.volume import Volume, grid_around
+from lungvq.volume import Volume, box_around, grid_around
 
 __all__ = ["inverse_field"]
 
@@ -44,9 +44,8 @@ def inverse_field(
     forward = registration.displacement
     h = np.float32(forward.spacing[0])
     motion: Array = np.ascontiguousarray(np.moveaxis(forward.array, -1, 0)[::-1], np.float32) / h
-    present = moving_lungs.array > 0
-    on = [np.flatnonzero(present.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
-    corners = moving_lungs.grid.world(list(product(*((n[0], n[-1]) for n in on))))
+    box = box_around(moving_lungs.array > 0)
+    corners = moving_lungs.grid.world(list(product(*((s.start, s.stop - 1) for s in box))))
     grid = grid_around(corners, spacing_mm, margin_mm)
 
     own = affine_field(np.zeros(3), np.eye(3), grid.shape)
