@@ -17,6 +17,8 @@ from lungvq.register.field import Array, Mask
 __all__ = ["encode"]
 
 _MASK_BITS = np.uint64(0xF << 60)
+_ALL_ALIKE = np.uint64((1 << 60) - 1)
+_LEVELS = np.log(6 / np.arange(1, 6))  # where exp(-x) passes 1/6, 2/6, ... 5/6
 _FACES = ((-1, 0, 0), (1, 0, 0), (0, -1, 0), (0, 1, 0), (0, 0, -1), (0, 0, 1))
 _PAIRS = np.array(
     [
@@ -67,12 +69,15 @@ def _quantise(distance, floor):
         for c in range(12):
             low = min(low, distance[c, p])
             mean += distance[c, p] / np.float32(12)
+        if mean == 0:  # as in all that surrounds the lung
+            out[p] = _ALL_ALIKE
+            continue
         scale = max(mean - low, floor)
         code = np.uint64(0)
         for c in range(12):
-            similarity = np.exp(-(distance[c, p] - low) / scale)
-            level = min(int(similarity * 6), 5)
-            code |= np.uint64((1 << level) - 1) << np.uint64(5 * c)
+            for level in range(5):
+                if distance[c, p] - low <= scale * _LEVELS[level]:
+                    code |= np.uint64(1) << np.uint64(5 * c + level)
         out[p] = code
     return out
 

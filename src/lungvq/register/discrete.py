@@ -36,7 +36,7 @@ class Level:
     lattice: int
     """Distance between nodes."""
     step: int
-    """Distance between displacements that are tried."""
+    """Distance between displacements that are tried, and between the samples around a node."""
     steps: int
     """How many of them to each side."""
 
@@ -59,30 +59,36 @@ def _count_bits(typingctx, value):  # one machine instruction, which neither num
 
 
 @numba.njit(parallel=True, cache=True)
-def _costs(fixed, moving, pad, nodes, spread, step, steps):
-    """(nodes, labels) counts of differing bits over 27 samples around each node.
+def _costs(fixed, moving, pad, nodes, step, steps):
+    """Counts of differing bits over 27 samples, `step` apart, around each node: (nodes, labels along k, j, i).
 
     `moving` has `pad` more voxels than `fixed` on every side, enough for the largest displacement.
     """
     width = 2 * steps + 1
-    out = np.zeros((nodes.shape[0], width**3), np.uint16)
-    nz, ny, nx = fixed.shape
+    wide = width + 2
+    out = np.empty((nodes.shape[0], width, width, width), np.uint16)
     for n in numba.prange(nodes.shape[0]):
-        row = np.zeros(width, np.uint64)
-        for sample in range(27):
-            z = min(max(nodes[n, 0] + (sample // 9 - 1) * spread, 0), nz - 1)
-            y = min(max(nodes[n, 1] + (sample // 3 % 3 - 1) * spread, 0), ny - 1)
-            x = min(max(nodes[n, 2] + (sample % 3 - 1) * spread, 0), nx - 1)
-            code = fixed[z, y, x]
-            first = x + pad - step * steps
-            for a in range(width):
-                for b in range(width):
-                    line = moving[z + pad + (a - steps) * step, y + pad + (b - steps) * step]
-                    for c in range(width):
-                        row[c] = _count_bits(code ^ line[first + c * step])  # type: ignore[call-arg]
-                    base = (a * width + b) * width
-                    for c in range(width):
-                        out[n, base + c] += np.uint16(row[c])
+        k, j, i = nodes[n, 0], nodes[n, 1], nodes[n, 2]
+        # All that the samples meet lies on one lattice: laid out without gaps, it is compared at one go.
+        met = np.empty((wide, wide * wide), np.uint64)
+        for a in range(wide):
+            for b in range(wide):
+                line = moving[k + pad + (a - steps - 1) * step, j + pad + (b - steps - 1) * step]
+                for c in range(wide):
+                    met[a, b * wide + c] = line[i + pad + (c - steps - 1) * step]
+        differing = np.empty(width * wide - 2, np.uint64)
+        for a in range(width):
+            differing[:] = 0
+            for sample in range(27):
+                z, y, x = sample // 9, sample // 3 % 3, sample % 3
+                code = fixed[k + (z - 1) * step, j + (y - 1) * step, i + (x - 1) * step]
+                first = y * wide + x
+                plane = met[a + z, first : first + differing.size]
+                for c in range(differing.size):
+                    differing[c] += _count_bits(code ^ plane[c])  # type: ignore[call-arg]
+            for b in range(width):
+                for c in range(width):
+                    out[n, a, b, c] = differing[b * wide + c]
     return out
 
 
@@ -93,36 +99,39 @@ def _choose(costs, unit, target, tether, temperature, steps, chosen, belief):
     `belief` becomes the precision, per step^2, that the costs alone give: that of the displacements nearly as
     good as the best, less that of the tether. A node in a place without structure has next to none.
     """
+    width = 2 * steps + 1
     for n in numba.prange(costs.shape[0]):
-        best = np.float32(1e30)
-        bz = by = bx = 0
-        label = 0
-        for a in range(-steps, steps + 1):
-            za = (a - target[n, 0]) ** 2
-            for b in range(-steps, steps + 1):
-                yb = za + (b - target[n, 1]) ** 2
-                for c in range(-steps, steps + 1):
-                    value = costs[n, label] * unit + tether * (yb + (c - target[n, 2]) ** 2)
-                    label += 1
-                    if value < best:
-                        best, bz, by, bx = value, a, b, c
-        chosen[n, 0], chosen[n, 1], chosen[n, 2] = bz, by, bx
-        total = spread = np.float32(0)
-        label = 0
-        for a in range(-steps, steps + 1):
-            za = (a - target[n, 0]) ** 2
-            for b in range(-steps, steps + 1):
-                yb = za + (b - target[n, 1]) ** 2
-                for c in range(-steps, steps + 1):
-                    value = costs[n, label] * unit + tether * (yb + (c - target[n, 2]) ** 2)
-                    label += 1
-                    worse = (value - best) / temperature
-                    if worse < 6:
-                        p = np.exp(-worse)
-                        total += p
-                        spread += p * ((a - bz) ** 2 + (b - by) ** 2 + (c - bx) ** 2)
-        precision = 3 / (spread / total + np.float32(0.25))
-        belief[n] = max(precision - 2 * tether / temperature, np.float32(0))
+        square = (np.arange(-steps, steps + 1) - target[n].astype(np.float64).reshape(3, 1)) ** 2
+        least = np.empty((width, width))  # nothing along a line is better, so that most need no second look
+        for a in range(width):
+            for b in range(width):
+                low = costs[n, a, b, 0]
+                for c in range(1, width):
+                    low = min(low, costs[n, a, b, c])
+                least[a, b] = low * unit + tether * (square[0, a] + square[1, b])
+        best, at_a, at_b, at_c = 1e30, 0, 0, 0
+        for a in range(width):
+            for b in range(width):
+                if least[a, b] < best:
+                    for c in range(width):
+                        away = square[0, a] + square[1, b] + square[2, c]
+                        value = costs[n, a, b, c] * unit + tether * away
+                        if value < best:
+                            best, at_a, at_b, at_c = value, a, b, c
+        chosen[n, 0], chosen[n, 1], chosen[n, 2] = at_a - steps, at_b - steps, at_c - steps
+        total = spread = 0.0
+        for a in range(width):
+            for b in range(width):
+                if (least[a, b] - best) / temperature < 6:
+                    for c in range(width):
+                        away = square[0, a] + square[1, b] + square[2, c]
+                        worse = (costs[n, a, b, c] * unit + tether * away - best) / temperature
+                        if worse < 6:
+                            p = np.exp(-worse)
+                            total += p
+                            spread += p * ((a - at_a) ** 2 + (b - at_b) ** 2 + (c - at_c) ** 2)
+        precision = 3 / (spread / total + 0.25)
+        belief[n] = max(precision - 2 * tether / temperature, 0.0)
 
 
 def _lattice(mask: Mask, every: int) -> tuple[Mask, NDArray[np.int64]]:
@@ -138,8 +147,7 @@ def _lattice(mask: Mask, every: int) -> tuple[Mask, NDArray[np.int64]]:
     on = share >= 0.4
     if not on.any():
         on = share == share.max()
-    nodes = np.minimum(np.argwhere(on) * every, np.array(mask.shape) - 1)
-    return on, nodes
+    return on, np.argwhere(on) * every
 
 
 def search(
@@ -181,15 +189,8 @@ def search(
     warped = pull(moving[None], shifted, False, np.float32(outside))[0]
     warped_mask = pull(moving_mask[None], shifted, False, np.float32(0))[0] > 0.5
     on, nodes = _lattice(mask, level.lattice)
-    costs = _costs(
-        fixed,
-        encode(warped, warped_mask),
-        pad,
-        nodes,
-        max(1, level.lattice // 2),
-        level.step,
-        level.steps,
-    )
+    nodes = np.clip(nodes, level.step, np.array(mask.shape) - 1 - level.step)
+    costs = _costs(fixed, encode(warped, warped_mask), pad, nodes, level.step, level.steps)
     chosen = np.zeros((len(nodes), 3), np.float32)
     target = np.zeros((len(nodes), 3), np.float32)
     belief = np.zeros(len(nodes), np.float32)
