@@ -55,20 +55,21 @@ def _blur_middle(source, taps):
     return out
 
 
-@numba.njit(parallel=True, cache=True, fastmath=True)
+@numba.njit(parallel=True, cache=True, fastmath={"contract"})
 def _blur_last(source, taps):
     """Convolve (A, N) along N, zero beyond the ends."""
     outer, n = source.shape
     reach = taps.size // 2
     out = np.zeros_like(source)
     for a in numba.prange(outer):
-        for t in range(-reach, reach + 1):
-            first, last = max(0, -t), min(n, n - t)
-            if last <= first:
-                continue
-            w, to, line = taps[t + reach], out[a, first:last], source[a, first + t : last + t]
-            for m in range(last - first):
-                to[m] += w * line[m]
+        wide = np.zeros(n + 2 * reach, np.float32)
+        for m in range(n):
+            wide[reach + m] = source[a, m]
+        to = out[a]
+        for t in range(taps.size):
+            w = taps[t]
+            for m in range(n):
+                to[m] += w * wide[m + t]
     return out
 
 
@@ -121,15 +122,28 @@ def halve_voxels(array: Array, axis: int, kind: Literal["linear", "cubic", "spli
     ndarray of float32
         Twice as long along `axis`; its first value lies a quarter of a voxel before the first of `array`.
     """
-    moved = np.moveaxis(array, axis, 0)
     if kind == "spline":
-        moved = spline_filter1d(moved, axis=0, output=np.float32, mode="mirror")
-    n = len(moved)
-    wide = np.pad(moved, [(2, 2)] + [(0, 0)] * (moved.ndim - 1), mode="reflect", reflect_type="odd")
-    fine = np.empty((2 * n, *moved.shape[1:]), np.float32)
-    fine[0::2] = sum(w * wide[3 - m : 3 - m + n] for m, w in enumerate(_QUARTER[kind]))
-    fine[1::2] = sum(w * wide[1 + m : 1 + m + n] for m, w in enumerate(_QUARTER[kind]))
-    return np.moveaxis(fine, 0, axis)
+        array = spline_filter1d(array, axis=axis, output=np.float32, mode="mirror")
+    n = array.shape[axis]
+    width = [(2, 2) if a == axis else (0, 0) for a in range(array.ndim)]
+    wide = np.pad(array, width, mode="reflect", reflect_type="odd")
+    lines = wide.reshape(int(np.prod(array.shape[:axis])), n + 4, -1)
+    return _halved(lines, _QUARTER[kind]).reshape(*array.shape[:axis], 2 * n, *array.shape[axis + 1 :])
+
+
+@numba.njit(parallel=True, cache=True)
+def _halved(wide, weights):
+    """Both halves of (A, N + 4, B) along N, but its two first and last: (A, 2 N, B)."""
+    outer, n, inner = wide.shape[0], wide.shape[1] - 4, wide.shape[2]
+    out = np.empty((outer, 2 * n, inner), np.float32)
+    p, q, r, s = weights
+    for a in numba.prange(outer):
+        for m in range(n):
+            for b in range(inner):
+                one, two, three = wide[a, m + 1, b], wide[a, m + 2, b], wide[a, m + 3, b]
+                out[a, 2 * m, b] = p * three + q * two + r * one + s * wide[a, m, b]
+                out[a, 2 * m + 1, b] = p * one + q * two + r * three + s * wide[a, m + 4, b]
+    return out
 
 
 @numba.njit(parallel=True, cache=True)
@@ -167,13 +181,18 @@ def pull(source, field, clamp, fill):
                 z0, y0, x0 = min(int(z), nz - 2), min(int(y), ny - 2), min(int(x), nx - 2)
                 fz, fy, fx = z - z0, y - y0, x - x0
                 for c in range(channels):
-                    s = source[c]
-                    a = s[z0, y0, x0] * (1 - fx) + s[z0, y0, x0 + 1] * fx
-                    b = s[z0, y0 + 1, x0] * (1 - fx) + s[z0, y0 + 1, x0 + 1] * fx
-                    d = s[z0 + 1, y0, x0] * (1 - fx) + s[z0 + 1, y0, x0 + 1] * fx
-                    e = s[z0 + 1, y0 + 1, x0] * (1 - fx) + s[z0 + 1, y0 + 1, x0 + 1] * fx
-                    out[c, k, j, i] = (a * (1 - fy) + b * fy) * (1 - fz) + (d * (1 - fy) + e * fy) * fz
+                    out[c, k, j, i] = _between(source[c], z0, y0, x0, fz, fy, fx)
     return out
+
+
+@numba.njit(inline="always")
+def _between(s, z, y, x, fz, fy, fx):
+    """Trilinear value at shares fz, fy, fx of the way from a voxel to the next ones."""
+    a = s[z, y, x] * (1 - fx) + s[z, y, x + 1] * fx
+    b = s[z, y + 1, x] * (1 - fx) + s[z, y + 1, x + 1] * fx
+    d = s[z + 1, y, x] * (1 - fx) + s[z + 1, y, x + 1] * fx
+    e = s[z + 1, y + 1, x] * (1 - fx) + s[z + 1, y + 1, x + 1] * fx
+    return (a * (1 - fy) + b * fy) * (1 - fz) + (d * (1 - fy) + e * fy) * fz
 
 
 def compose(outer: Array, inner: Array) -> Array:
@@ -207,10 +226,9 @@ def fit_affine(values: Array, weight: Array | Mask) -> tuple[NDArray[np.float64]
     target = values[:, here].astype(float)
     centre, mean = w @ index / w.sum(), target @ w / w.sum()
     centred = index - centre
+    weighed = centred.T * w
     ridge = 0.005 * w.sum()  # small beside the spread of any lung, in voxels^2
-    slope = np.linalg.solve(
-        (centred.T * w) @ centred + ridge * np.eye(3), (centred.T * w) @ (target.T - mean)
-    ).T
+    slope = np.linalg.solve(weighed @ centred + ridge * np.eye(3), weighed @ (target.T - mean)).T
     return mean - slope @ centre, slope
 
 
@@ -305,26 +323,50 @@ def _push_pull(known: Mask, values: Array) -> Array:
     if known.all() or min(known.shape) == 1:
         mean = values[:, known].mean(axis=1) if known.any() else np.zeros(len(values))
         return np.where(known, values, mean[:, None, None, None]).astype(np.float32)
-    pad = [(0, n % 2) for n in known.shape]
-    w = np.pad(known.astype(np.float32), pad)
-    v = np.pad(np.where(known, values, 0), [(0, 0), *pad])
-    k, j, i = (n // 2 for n in w.shape)
-    weight = w.reshape(k, 2, j, 2, i, 2).sum(axis=(1, 3, 5))
-    total = v.reshape(-1, k, 2, j, 2, i, 2).sum(axis=(2, 4, 6))
-    coarse = _push_pull(weight > 0, total / np.maximum(weight, 1))
-    if min(coarse.shape[1:]) < 2:
-        fine = coarse.repeat(2, axis=1).repeat(2, axis=2).repeat(2, axis=3)
-    else:
-        where = [(np.arange(2 * n, dtype=np.float32) - 0.5) / 2 - np.arange(2 * n) for n in (k, j, i)]
-        step = np.stack(
-            [
-                np.broadcast_to(c, (2 * k, 2 * j, 2 * i))
-                for c in np.meshgrid(*where, indexing="ij", sparse=True)
-            ]
-        ).astype(np.float32)
-        fine = pull(np.ascontiguousarray(coarse), step, True, np.float32(0))
-    fine = fine[:, : known.shape[0], : known.shape[1], : known.shape[2]]
-    return np.where(known, values, fine).astype(np.float32)
+    count, total = _summed(known, values)
+    coarse = _push_pull(count > 0, total / np.maximum(count, np.float32(1)))
+    if min(coarse.shape[1:]) > 1:
+        return _filled(known, values, coarse)
+    fine = coarse.repeat(2, axis=1).repeat(2, axis=2).repeat(2, axis=3)
+    return np.where(known, values, fine[:, : known.shape[0], : known.shape[1], : known.shape[2]])
+
+
+@numba.njit(cache=True)
+def _summed(known, values):
+    """How many voxels of each block of 2 x 2 x 2 (rounded up) are known, and the sums of their values."""
+    channels, nz, ny, nx = values.shape
+    k, j, i = (nz + 1) // 2, (ny + 1) // 2, (nx + 1) // 2
+    count = np.zeros((k, j, i), np.float32)
+    total = np.zeros((channels, k, j, i), np.float32)
+    for z in range(nz):
+        for y in range(ny):
+            for x in range(0, nx, 2):
+                a, b, c = z // 2, y // 2, x // 2
+                first, second = known[z, y, x], x + 1 < nx and known[z, y, x + 1]
+                count[a, b, c] += first + second
+                for t in range(channels):
+                    pair = values[t, z, y, x] if first else np.float32(0)
+                    total[t, a, b, c] += pair + values[t, z, y, x + 1] if second else pair
+    return count, total
+
+
+@numba.njit(cache=True)
+def _filled(known, values, coarse):
+    """Values where known, elsewhere those of blocks of 2 x 2 x 2 voxels, by trilinear interpolation."""
+    channels, nz, ny, nx = coarse.shape
+    out = values.copy()
+    for k in range(known.shape[0]):
+        for j in range(known.shape[1]):
+            for i in range(known.shape[2]):
+                if known[k, j, i]:
+                    continue
+                z = min(max(0.5 * k - 0.25, 0.0), nz - 1.0)
+                y = min(max(0.5 * j - 0.25, 0.0), ny - 1.0)
+                x = min(max(0.5 * i - 0.25, 0.0), nx - 1.0)
+                z0, y0, x0 = min(int(z), nz - 2), min(int(y), ny - 2), min(int(x), nx - 2)
+                for c in range(channels):
+                    out[c, k, j, i] = _between(coarse[c], z0, y0, x0, z - z0, y - y0, x - x0)
+    return out
 
 
 def extrapolate(values: Array, mask: Mask, *, sigma: float | None = 2.0) -> Array:
