@@ -55,10 +55,17 @@ def pleura_distance(share: Array, *, sigma: float = 1.0) -> Array:
     From the share of each voxel that is lung, smoothed: across a flat surface that is an error function of
     the distance, whose inverse is finer than any distance counted in voxels.
     """
-    soft = np.clip(blur(share, sigma), 0.01, 0.99)
     width = np.sqrt(sigma**2 + 1 / 12)
-    distance: Array = (width * np.sqrt(2) * erfinv(1 - 2 * soft)).astype(np.float32)
-    return distance
+    soft = np.clip(blur(share, sigma), 0.01, 0.99)
+    low, high = np.float32([0.01, 0.99])
+
+    def distance(part: Array) -> Array:
+        return (width * np.sqrt(2) * erfinv(1 - 2 * part)).astype(np.float32)
+
+    out: Array = np.where(soft > 0.5, distance(high), distance(low))
+    between = (soft > low) & (soft < high)
+    out[between] = distance(soft[between])
+    return out
 
 
 def _with_gradients(image: Array, distance: Array) -> Array:
@@ -71,20 +78,20 @@ def _with_gradients(image: Array, distance: Array) -> Array:
 
 
 @numba.njit(parallel=True, cache=True)
-def _gather(source, fixed, field, domain, outside, far):
+def _gather(source, fixed, field, domain, outside, far, out):
     """What the moving scan has at the mapped voxels of `domain`, and sums over blocks of 2 x 2 x 2 voxels.
 
     `source` (K', J', I', 8); `field` (3, K/2, J/2, I/2) holds for the middles of blocks and is interpolated
-    in between. Returns trilinear values (8, K, J, I), and the count and sums of F, F^2, M, M^2 and F M:
+    in between. Trilinear values go to `out` (8, K, J, I); returns the count and sums of F, F^2, M, M^2 and F M:
     (6, K/2, J/2, I/2).
     """
     nz, ny, nx = source.shape[:3]
     shape, blocks = domain.shape, field.shape[1:]
-    out = np.zeros((8, shape[0], shape[1], shape[2]), np.float32)
     sums = np.zeros((6, blocks[0], blocks[1], blocks[2]), np.float32)
     near, next_to = np.float32(0.75), np.float32(0.25)
     for row in numba.prange(blocks[0]):
         bk = np.int64(row)
+        values = np.empty(8, np.float32)
         for k in range(2 * bk, min(2 * bk + 2, shape[0])):
             ck = min(max(bk + (1 if k % 2 else -1), 0), blocks[0] - 1)
             for j in range(shape[1]):
@@ -105,20 +112,22 @@ def _gather(source, fixed, field, domain, outside, far):
                         uy += share * field[1, fk, fj, fi]
                         ux += share * field[2, fk, fj, fi]
                     z, y, x = k + uz, j + uy, i + ux
+                    values[:] = 0
                     if 0 <= z <= nz - 1 and 0 <= y <= ny - 1 and 0 <= x <= nx - 1:
                         iz, iy, ix = min(int(z), nz - 2), min(int(y), ny - 2), min(int(x), nx - 2)
-                        for corner in range(8):
-                            dz, dy, dx = corner >> 2, (corner >> 1) & 1, corner & 1
-                            w = np.float32(
-                                (1 - abs(z - iz - dz)) * (1 - abs(y - iy - dy)) * (1 - abs(x - ix - dx))
-                            )
-                            values = source[iz + dz, iy + dy, ix + dx]
-                            for n in range(8):
-                                out[n, k, j, i] += w * values[n]
+                        fz, fy, fx = z - iz, y - iy, x - ix
+                        for dz in range(2):
+                            for dy in range(2):
+                                w = (fz if dz else 1 - fz) * (fy if dy else 1 - fy)
+                                a, b = np.float32(w * (1 - fx)), np.float32(w * fx)
+                                line = source[iz + dz, iy + dy]
+                                for n in range(8):
+                                    values[n] = values[n] + a * line[ix, n] + b * line[ix + 1, n]
                     else:
-                        out[0, k, j, i] = outside
-                        out[4, k, j, i] = far
-                    f, m = fixed[k, j, i], out[0, k, j, i]
+                        values[0], values[4] = outside, far
+                    for n in range(8):
+                        out[n, k, j, i] = values[n]
+                    f, m = fixed[k, j, i], values[0]
                     block = sums[:, bk, bj, bi]
                     block[0] += 1
                     block[1] += f
@@ -126,7 +135,7 @@ def _gather(source, fixed, field, domain, outside, far):
                     block[3] += m
                     block[4] += m * m
                     block[5] += f * m
-    return out, sums
+    return sums
 
 
 @numba.njit(parallel=True, cache=True)
@@ -318,8 +327,9 @@ def refine(
     field = _halve(field)
     shape = field.shape[1:]
     black = (np.indices(shape) // (_CELL // 2)).sum(axis=0) % 2 == 0
+    gathered = np.empty((8, *fixed.shape), np.float32)
     for n, window in enumerate(windows):
-        gathered, sums = _gather(source, fixed, field, domain, np.float32(outside), np.float32(3.0))
+        sums = _gather(source, fixed, field, domain, np.float32(outside), np.float32(3.0), gathered)
         stats = blur(sums, _NORMALISE / 2)
         stats[0] = np.maximum(stats[0], 1e-6)
         image, surface = _normal_equations(
