@@ -56,11 +56,11 @@ def pleura_distance(share: Array, *, sigma: float = 1.0) -> Array:
     the distance, whose inverse is finer than any distance counted in voxels.
     """
     width = np.sqrt(sigma**2 + 1 / 12)
-    soft = np.clip(blur(share, sigma), 0.01, 0.99)
-    low, high = np.float32([0.01, 0.99])
+    low, high = np.float32(0.01), np.float32(0.99)
+    soft = np.clip(blur(share, sigma), low, high)
 
-    def distance(part: Array) -> Array:
-        return (width * np.sqrt(2) * erfinv(1 - 2 * part)).astype(np.float32)
+    def distance(part: Array | np.float32) -> Array:
+        return np.asarray(width * np.sqrt(2) * erfinv(1 - 2 * part), np.float32)
 
     out: Array = np.where(soft > 0.5, distance(high), distance(low))
     between = (soft > low) & (soft < high)
