@@ -341,7 +341,7 @@ def _pair_up(
     """The lungs there is enough of in both scans, and a sentence on each of the others."""
     sources, notes = {}, []
     for name, label in LUNGS.items():
-        ml = [float((m.array == label).sum()) * m.voxel_ml for m in (fixed_lungs, moving_lungs)]
+        ml = [np.count_nonzero(m.array == label) * m.voxel_ml for m in (fixed_lungs, moving_lungs)]
         if min(ml) >= options.smallest_lung_ml:
             finest = _FINE * options.spacing_mm
             sources[name] = (
@@ -362,6 +362,8 @@ def _finer(scan: Volume, lung: Mask, largest_mm: float) -> Volume:
     By splines within the lung, which keep what linear interpolation blurs; linearly near the edge, at which
     they would overshoot.
     """
+    if max(scan.spacing) <= largest_mm:
+        return scan
     deep = binary_erosion(lung, iterations=2)
     for axis in range(3):
         while scan.spacing[axis] > largest_mm:
@@ -377,8 +379,10 @@ def _finer(scan: Volume, lung: Mask, largest_mm: float) -> Volume:
 def _islands(lung: Mask, least: float) -> Mask:
     """Pieces of fewer than `least` voxels apart from the largest, counted on blocks of 2 x 2 x 2 voxels."""
     padded = np.pad(lung, [(0, n % 2) for n in lung.shape])
-    k, j, i = (n // 2 for n in padded.shape)
-    count = padded.reshape(k, 2, j, 2, i, 2).sum(axis=(1, 3, 5), dtype=np.uint8)
+    count = padded.astype(np.uint8)
+    for axis in range(3):
+        even, odd = (tuple(slice(n, None, 2) if a == axis else slice(None) for a in range(3)) for n in (0, 1))
+        count = count[even] + count[odd]
     pieces, n = components(count > 0, np.ones((3, 3, 3)))
     if n < 2:
         return np.zeros(lung.shape, bool)

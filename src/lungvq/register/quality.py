@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,7 +113,13 @@ class Evidence:
     parts: int = 1
     unseen: float = 0.0
 
-    @property
+    @cached_property
+    def core(self) -> Mask:
+        """Away from the pleura; all of the lung where nothing is."""
+        core = binary_erosion(self.mask, iterations=3)
+        return core if core.any() else self.mask
+
+    @cached_property
     def depth_mm(self) -> NDArray[np.float32]:
         """Of each voxel of the lung under its surface."""
         inside = distance_transform_edt(self.mask)[self.mask] - 0.5
@@ -137,10 +144,8 @@ def measure(lungs: list[Evidence]) -> LungQuality:
     both = sum(int((lung.mask & lung.warped_mask).sum()) for lung in lungs)
     sizes = sum(int(lung.mask.sum()) + int(lung.warped_mask.sum()) for lung in lungs)
     moving_ml = sum(lung.volume_moving_ml for lung in lungs)
-    cores = [binary_erosion(lung.mask, iterations=3) for lung in lungs]
-    cores = [core if core.any() else lung.mask for core, lung in zip(cores, lungs, strict=True)]
-    before = np.concatenate([lung.before[core] for lung, core in zip(lungs, cores, strict=True)])
-    after = np.concatenate([lung.after[core] for lung, core in zip(lungs, cores, strict=True)])
+    before = np.concatenate([lung.before[lung.core] for lung in lungs])
+    after = np.concatenate([lung.after[lung.core] for lung in lungs])
     height = np.concatenate([lung.surface_height for lung in lungs])
     third = np.minimum((3 * height).astype(int), 2)
     depth, error = np.concatenate([lung.depth_mm for lung in lungs]), pooled("expected_error")
