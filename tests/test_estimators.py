@@ -8,12 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
+from lungvq.anatomy import LUNGS
 from lungvq.ctp import debiased_magnitude, region_sigma, regional_magnitude
 from lungvq.errors import UsageError
 from lungvq.hu import air_fraction, calibrate_hu, density
 from lungvq.pair import ErrorModel, LungTotals, MatchedPair, credible_scale, lung_totals, noise_sd
 from lungvq.perfusion import PerfusionOptions, blood_mass, mass_change, parenchyma, perfusion_terms
-from lungvq.regional import Neighbourhoods, carry, close_sums
+from lungvq.regional import Neighbourhoods, carry, close_sums, detail_within
 from lungvq.ventilation import air_gain, hu_gain, jacobian_gain, specific_gain, ventilation_terms
 from lungvq.volume import Volume
 
@@ -273,20 +274,20 @@ def test_totals_of_a_scan():
     assert totals["right"].air_ml == pytest.approx(0.6 * (lungs.array == 2).sum() * 0.008)
 
 
-def test_the_hybrid_is_the_truth_where_geometry_and_density_agree():
+def test_settled_with_density_ventilation_is_the_truth_where_both_agree():
     lungs = two_boxes()
     z = np.linspace(0, 1, lungs.shape[0])[:, None, None] * np.ones(lungs.shape)
     gained = 1.4 - 0.8 * z
     pair = pair_of(lungs, 0.7 + 0 * z, 0.3 + 0 * z, gained, 0 * z, 1 + gained)
     pair = replace(pair, jacobian_error=lungs.like(np.full(lungs.shape, 0.05, np.float32)))
     terms = ventilation_terms(pair)
-    found = carry(terms.hybrid, lungs) - carry(terms.air_exp, lungs)
+    found = carry(terms.air_insp, lungs) - carry(terms.air_exp, lungs)
     inside = lungs.array > 0
     assert found[inside] == pytest.approx(averaged(gained, lungs, 5.0)[inside], rel=0.03)
 
 
-def test_the_hybrid_leans_on_density_where_the_jacobian_is_noise():
-    lungs = two_boxes()
+def test_ventilation_leans_on_density_where_the_jacobian_is_noise():
+    lungs = two_boxes((60, 60, 80))
     rng = np.random.default_rng(5)
     wrong = 2.0 * (1 + gaussian_filter(rng.normal(0, 1, lungs.shape), 2) * 0.8)  # errs by 10 % over 4 mm
     ones = np.ones(lungs.shape)
@@ -295,12 +296,55 @@ def test_the_hybrid_leans_on_density_where_the_jacobian_is_noise():
     pair = replace(true, jacobian=lungs.like(wrong.astype(np.float32)), jacobian_error=said)
     terms = ventilation_terms(pair)
     inside = lungs.array > 0
-    plain, hybrid = (
+    plain, settled = (
         (carry(inspired, lungs) - carry(terms.air_exp, lungs))[inside]
-        for inspired in (terms.air_insp, terms.hybrid)
+        for inspired in (terms.air_insp_plain, terms.air_insp)
     )
-    assert hybrid.std() < 0.7 * plain.std()
-    assert hybrid.mean() == pytest.approx(1.0, abs=0.05)
+    assert settled.std() < 0.7 * plain.std()
+    assert settled.mean() == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_sure_jacobian_is_not_touched():
+    lungs = two_boxes()
+    rng = np.random.default_rng(7)
+    came = 0.2 * gaussian_filter(rng.normal(0, 1, lungs.shape), 2)
+    pair = pair_of(lungs, 0.7, 0.3, 1.0, came, 2.0 + came)
+    sure = replace(pair, jacobian_error=lungs.like(np.zeros(lungs.shape, np.float32)))
+    terms = ventilation_terms(sure)
+    for lung in LUNGS:
+        np.testing.assert_array_equal(terms.air_insp[lung].array, terms.air_insp_plain[lung].array)
+
+
+def test_errors_of_the_jacobian_are_said_as_large_as_densities_show_them():
+    """Where nothing but J varies all detail is its error: stated too small it is raised, too large lowered."""
+    lungs = two_boxes()
+    rng = np.random.default_rng(5)
+    wrong = 2.0 * (1 + gaussian_filter(rng.normal(0, 1, lungs.shape), 2) * 0.8)
+    ones = np.ones(lungs.shape)
+    true = pair_of(lungs, 0.7 * ones, 0.3 * ones, 1.0 * ones, 0 * ones, 2.0 * ones)
+    near = Neighbourhoods(lungs, 5.0)
+    seen = {}
+    for share in (0.005, 0.02, 0.1):
+        pair = replace(
+            true,
+            jacobian=lungs.like(wrong.astype(np.float32)),
+            jacobian_error=lungs.like(np.full(lungs.shape, share, np.float32)),
+        ).with_errors_as_seen()
+        seen[share] = pair.jacobian_error.array[lungs.array == 1].mean() / share
+        squared = Neighbourhoods(lungs, 5.0).mean(pair.jacobian_error.array**2)["left"].array
+        np.testing.assert_allclose(pair.spread(near).jacobian_error_squared["left"].array, squared, rtol=1e-5)
+    assert seen[0.005] == pytest.approx(3**0.5)
+    assert 0.3**0.5 < seen[0.02] < 3**0.5
+    assert seen[0.1] == pytest.approx(0.3**0.5)
+
+
+def test_straight_trends_have_no_detail():
+    lungs = two_boxes()
+    k, j, i = (x.astype(np.float32) for x in np.indices(lungs.shape))
+    field = {name: lungs.like(0.3 + 0.02 * k - 0.01 * j + 0.03 * i) for name in LUNGS}
+    for lung, part in detail_within(field, lungs, 5.0, 12.0).items():
+        assert np.abs(part.array[lungs.array == LUNGS[lung]]).max() < 1e-3
+        assert not part.array[lungs.array != LUNGS[lung]].any()
 
 
 def test_air_per_air_is_undefined_where_there_was_none():

@@ -235,7 +235,7 @@ def test_classes_add_to_100_by_every_method_and_in_every_zone(case):
 
 def test_zones_of_every_definition_hold_what_the_lungs_hold(case):
     table = count(case)
-    zones = table[table.region.isin(ZONES) & table.method.isin(["mask@1", "air_gain@1"])]
+    zones = table[table.region.isin(ZONES) & table.method.isin(["mask@1", "hybrid@2"])]
     wholes = {"volume_exp_ml": value(table, "both", "volume_exp_ml"), "ventilation_fraction_pct": 100}
     for metric, whole in wholes.items():
         sums = zones[zones.metric == metric].groupby("zone_def").value.sum()

@@ -64,7 +64,7 @@ def make_maps(
             "jacobian": ventilation.jacobian,
             "jacobian_se": ventilation.jacobian_se,
             "hu": ventilation.hu,
-            "hybrid": ventilation.hybrid,
+            "plain": ventilation.air_insp_plain,
             "ventilation_se": ventilation.standard_error,
             "density": perfusion.density_exp,
             "blood": perfusion.blood,
@@ -82,7 +82,7 @@ def make_maps(
     inspired_ml, expired_ml = ({lung: t.air_ml for lung, t in b.totals.items()} for b in (insp, exp))
     factors = close(on["air_insp"], inspired_ml)
     close(on["air_exp"], expired_ml)
-    close(on["hybrid"], inspired_ml)
+    close(on["plain"], inspired_ml)
     close(on["jacobian"], {lung: t.volume_ml for lung, t in insp.totals.items()})
 
     opaque = on["density"] > OPAQUE_V
@@ -99,7 +99,7 @@ def make_maps(
         "ventilation": v,
         "ventilation_jacobian": jacobian_gain(on["jacobian"]),
         "ventilation_hu": on["hu"],
-        "ventilation_hybrid": _without(opaque, on["hybrid"] - on["air_exp"]),
+        "ventilation_plain": _without(opaque, on["plain"] - on["air_exp"]),
         "ventilation_specific": specific_gain(v, on["air_exp"]),
         "perfusion": q,
         "perfusion_ctp": on["change"],

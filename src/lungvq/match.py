@@ -30,7 +30,8 @@ def match(insp: Breath, exp: Breath, registration: Registration) -> MatchedPair:
     -------
     MatchedPair
         Its Jacobian is the registration's, scaled lung by lung so that its sum over the expiratory lung is
-        the inspiratory mask's volume.
+        the inspiratory mask's volume; the Jacobian's errors are those the registration expects, as far as
+        densities show no others (`MatchedPair.with_errors_as_seen`).
     """
     lungs = registration.lungs
     # Both scans take the same two steps, so that a scan matched to itself shows no difference.
@@ -58,7 +59,7 @@ def match(insp: Breath, exp: Breath, registration: Registration) -> MatchedPair:
         noise_sd(hu_insp, lungs),
         noise_sd(hu_exp, lungs),
         doubt,
-    )
+    ).with_errors_as_seen()
 
 
 def _inside(volume: Volume, lungs: Volume) -> Volume:

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt, find_objects
 
 from lungvq.anatomy import LUNGS
-from lungvq.register.field import REACH, blur
+from lungvq.register.field import REACH, blur, smooth
 from lungvq.volume import Volume
 
 __all__ = [
@@ -21,11 +21,13 @@ __all__ = [
     "Neighbourhoods",
     "carry",
     "close_sums",
+    "detail_within",
     "fill_from_nearest",
     "reaching_out",
 ]
 
 _FAINT = 1e-4  # a mean that rests on less weight than this is not a mean
+_STEP_MM = 4.0  # voxels this far apart tell all there is of averages over 5 mm and more
 
 LungField = dict[str, Volume]
 """One quantity per lung, keyed ``left`` and ``right``: each on its own crop of the working grid, defined a
@@ -178,6 +180,40 @@ def close_sums(
             factors[name] = totals[name] / total
             values[inside] *= np.float32(factors[name])
     return factors
+
+
+def detail_within(field: LungField, lungs: Volume, sigma_mm: float, reach_mm: float) -> LungField:
+    """How regional means differ from their own trend: what varies within a centimetre or so.
+
+    Parameters
+    ----------
+    field : LungField
+        Means over `sigma_mm`.
+    lungs : Volume
+        1 left, 2 right, on the working grid.
+    sigma_mm, reach_mm : float
+        The trend is that over a Gaussian of `reach_mm`, by straight lines fitted within each lung: means would be
+        off at the pleura, where all of a neighbourhood lies to one side.
+
+    Returns
+    -------
+    LungField
+        0 outside the lungs and where `field` is not finite.
+    """
+    result: LungField = {}
+    for lung, part in field.items():
+        known = np.isfinite(part.array) & (lungs.resample_labels(part.grid).array == LUNGS[lung])
+        step = max(1, int(_STEP_MM / min(part.spacing)))
+        some = (slice(None, None, step),) * 3
+        affine = part.affine.copy()
+        affine[:3, :3] *= step
+        values = np.where(known, part.array, np.float32(0))
+        sigma = float(np.sqrt(reach_mm**2 - sigma_mm**2)) / (step * min(part.spacing))
+        if known[some].any():
+            trend = Volume(smooth(values[some][None], known[some], sigma)[0], affine)
+            values -= trend.resample(part.grid, antialias=False).array
+        result[lung] = part.like(np.where(known & np.isfinite(values), values, np.float32(0)))
+    return result
 
 
 def _widened(

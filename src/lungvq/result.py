@@ -43,8 +43,8 @@ MAPS: dict[str, MapSpec] = {
     "ventilation": MapSpec(
         "Ventilation",
         "mL air per mL lung",
-        "air_gain@1",
-        "Air gained on breathing in per mL of expiratory lung, J F_insp - F_exp.",
+        "hybrid@2",
+        "Air gained on breathing in per mL of expiratory lung, J F_insp - F_exp; J's detail weighed with density.",
     ),
     "ventilation_jacobian": MapSpec(
         "Ventilation, Jacobian",
@@ -58,22 +58,22 @@ MAPS: dict[str, MapSpec] = {
         "hu_ratio@1",
         "Volume gained as the density ratio says, k rho_exp / rho_insp - 1.",
     ),
-    "ventilation_hybrid": MapSpec(
-        "Ventilation, hybrid",
+    "ventilation_plain": MapSpec(
+        "Ventilation, J as registered",
         "mL air per mL lung",
-        "hybrid@1",
-        "As ventilation, with J from geometry and density together, weighted by inverse variances.",
+        "air_gain@1",
+        "As ventilation, with J as the registration has it.",
     ),
     "ventilation_specific": MapSpec(
         "Specific ventilation",
         "mL air per mL air",
-        "air_gain@1",
+        "hybrid@2",
         "Air gained per mL of air that was there at expiration.",
     ),
     "ventilation_se": MapSpec(
         "Ventilation, standard error",
         "mL air per mL lung",
-        "air_gain@1",
+        "hybrid@2",
         "Standard error of the ventilation map.",
     ),
     "perfusion": MapSpec(

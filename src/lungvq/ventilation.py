@@ -1,6 +1,6 @@
 """How much air each part of the lung gains on breathing in.
 
-Three estimators, from one mass balance per parcel of tissue: what the parcel weighs at inspiration is what
+Estimators from one mass balance per parcel of tissue: what the parcel weighs at inspiration is what
 it weighed at expiration plus what flowed in, ``J rho_insp = rho_exp + m``.
 """
 
@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lungvq.anatomy import LUNGS
-from lungvq.hu import air_fraction, density
-from lungvq.pair import ErrorModel, MatchedPair
+from lungvq.hu import air_fraction
+from lungvq.pair import ErrorModel, MatchedPair, mean_square
 from lungvq.regional import LungField, Neighbourhoods
 
 __all__ = [
@@ -20,8 +19,8 @@ __all__ = [
     "VentilationTerms",
     "air_gain",
     "hu_gain",
-    "inverse_variance_mean",
     "jacobian_gain",
+    "shrunk_detail",
     "specific_gain",
     "ventilation_terms",
 ]
@@ -35,15 +34,11 @@ class VentilationOptions:
     ----------
     sigma_mm : float
         Gaussian over which expired air, inspired air, densities and Jacobian are averaged.
-    local_mass_mm : float
-        Gaussian over which densities and the Jacobian agree on mass before the hybrid joins them: so large that
-        errors of the registration hardly matter.
     errors : ErrorModel
         Behind the standard error.
     """
 
     sigma_mm: float = 5.0
-    local_mass_mm: float = 20.0
     errors: ErrorModel = field(default_factory=ErrorModel)
 
 
@@ -145,18 +140,33 @@ def specific_gain(gain: np.ndarray, air_exp: np.ndarray, *, least: float = 0.05)
     return np.divide(gain, air_exp, out=ratio, where=np.asarray(air_exp) > least)
 
 
-def inverse_variance_mean(
-    a: np.ndarray, error_a: np.ndarray, b: np.ndarray, error_b: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The mean of two estimates weighted by the inverse of their variances, and its standard error.
+def shrunk_detail(detail: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """The part of apparent detail that is likely to be error.
+
+    Parameters
+    ----------
+    detail : ndarray
+        What was found, error and truth together.
+    error : ndarray of the same shape
+        Its standard error, place by place.
+
+    Returns
+    -------
+    ndarray
+        Of detail the share ``e^2 / (e^2 + t^2)``, where t^2 is what detail has in variance beyond its errors: what a
+        mean weighted by inverse variances makes of it. No more than twice the error is taken for error.
 
     Examples
     --------
-    >>> inverse_variance_mean(np.array([1.0]), np.array([0.1]), np.array([2.0]), np.array([0.2]))
-    (array([1.2]), array([0.08944272]))
+    >>> shrunk_detail(np.array([0.1, -0.1, 0.1, -0.1]), np.array([0.05, 0.05, 0.05, 0.05])).round(3)
+    array([ 0.025, -0.025,  0.025, -0.025])
+    >>> shrunk_detail(np.array([0.1, -0.1]), np.array([0.2, 0.2]))
+    array([ 0.1, -0.1])
     """
-    of_a, of_b = (1 / np.square(np.maximum(error, 1e-6)) for error in (error_a, error_b))
-    return (a * of_a + b * of_b) / (of_a + of_b), 1 / np.sqrt(of_a + of_b)
+    of_error = np.square(error)
+    beyond = max(mean_square(detail) - float(of_error.mean(dtype=np.float64)), 0.0)
+    share = of_error / np.maximum(of_error + beyond, 1e-12)
+    return share * np.clip(detail, -2 * error, 2 * error)
 
 
 @dataclass(frozen=True)
@@ -168,28 +178,29 @@ class VentilationTerms:
     Parameters
     ----------
     air_insp, air_exp : LungField
-        Means of ``J F_insp`` and of ``F_exp``, mL per mL of expiratory lung.
+        Means of ``J F_insp`` and of ``F_exp``, mL per mL of expiratory lung; J with the detail that geometry and
+        density agree on.
+    air_insp_plain : LungField
+        Means of ``J F_insp``, J as the registration has it.
     jacobian, jacobian_se : LungField
         Mean of J, and its standard error.
     hu : LungField
         Density-ratio ventilation, mL/mL.
     standard_error : LungField
-        Of the default map, mL/mL.
-    hybrid : LungField
-        ``J F_insp`` again, with J from geometry and density together, weighted by their inverse variances.
+        Of the default map, mL/mL; that of the plain one, as what densities add has errors of its own.
     """
 
     air_insp: LungField
+    air_insp_plain: LungField
     air_exp: LungField
     jacobian: LungField
     jacobian_se: LungField
     hu: LungField
     standard_error: LungField
-    hybrid: LungField
 
 
 def ventilation_terms(pair: MatchedPair, options: VentilationOptions | None = None) -> VentilationTerms:
-    """Average each term of the three estimators over the neighbourhood, then combine what can be combined.
+    """Average each term of the estimators over the neighbourhood, then combine what can be combined.
 
     Returns
     -------
@@ -198,61 +209,38 @@ def ventilation_terms(pair: MatchedPair, options: VentilationOptions | None = No
     options = options or VentilationOptions()
 
     near = Neighbourhoods(pair.lungs, options.sigma_mm)
-    mean = near.mean
-    j = pair.jacobian.array
-    inspired = mean(j * air_fraction(pair.hu_insp.array))
-    expired = mean(air_fraction(pair.hu_exp.array))
-    volume = pair.spread(near).jacobian
-    rho_exp, rho_insp = mean(density(pair.hu_exp.array)), mean(density(pair.hu_insp.array))
+    inspired = near.mean(pair.jacobian.array * air_fraction(pair.hu_insp.array))
+    expired = near.mean(air_fraction(pair.hu_exp.array))
+    means = pair.spread(near)
     hu = {
-        lung: rho_exp[lung].like(hu_gain(rho_exp[lung].array, rho_insp[lung].array, _mass_ratio(pair, lung)))
-        for lung in rho_exp
+        lung: rho.like(hu_gain(rho.array, means.density_insp[lung].array, _mass_ratio(pair, lung)))
+        for lung, rho in means.density_exp.items()
     }
-    error = options.errors.of_difference(pair, near, inspired)
-    jacobian_error = options.errors.of_jacobian(pair, near, volume)
     return VentilationTerms(
-        inspired,
-        expired,
-        volume,
-        jacobian_error,
-        hu,
-        error,
-        _hybrid(pair, options, near, (rho_exp, rho_insp), inspired, volume, jacobian_error),
+        air_insp=_settled(inspired, pair, near, options.errors),
+        air_insp_plain=inspired,
+        air_exp=expired,
+        jacobian=means.jacobian,
+        jacobian_se=options.errors.of_jacobian(pair, near, means.jacobian),
+        hu=hu,
+        standard_error=options.errors.of_difference(pair, near, inspired),
     )
 
 
-def _hybrid(
-    pair: MatchedPair,
-    options: VentilationOptions,
-    near: Neighbourhoods,
-    densities: tuple[LungField, LungField],
-    inspired: LungField,
-    volume: LungField,
-    jacobian_error: LungField,
-) -> LungField:
-    """``J F_insp`` with the Jacobian replaced by a mean of it and of the density ratio.
+def _settled(inspired: LungField, pair: MatchedPair, near: Neighbourhoods, errors: ErrorModel) -> LungField:
+    """``J F_insp`` with a Jacobian whose detail geometry and density agree on.
 
-    The ratio of densities is as good as the assumption that mass changes by one factor. Here that factor is a
-    place's own, as the Jacobian and both densities have it over `local_mass_mm`; how much it varies over the lung
-    is taken for its error.
+    Densities say what J should be, but for the mass ratio. Its trend is taken from both; its detail is partly error
+    of the registration, and that part is taken out of J.
     """
-    wide = Neighbourhoods(pair.lungs, options.local_mass_mm)
-    exp, insp = density(pair.hu_exp.array), density(pair.hu_insp.array)
-    rho_exp, rho_insp = densities
-    far_exp, far_insp = wide.mean(exp), wide.mean(pair.jacobian.array * insp)
-    scatter = options.errors.of_neighbours(pair, near)
+    detail, error = pair.mass_ratio_detail(near), errors.of_detail(pair, near)
     result: LungField = {}
-    for lung, part in volume.items():
-        inside = pair.lungs.resample_labels(part.grid).array == LUNGS[lung]
-        ratio = far_insp[lung].like(far_insp[lung].array / far_exp[lung].array)
-        k = ratio.resample(part.grid, antialias=False).array
-        spread = float(np.nanstd(k[inside]) / np.nanmean(k[inside])) if inside.any() else 0.0
-        e, j = rho_exp[lung].array, part.array
-        by_density = k * e / rho_insp[lung].array
-        error = by_density * np.sqrt(spread**2 + (scatter[lung].array / e) ** 2)
-        joined, _ = inverse_variance_mean(j, jacobian_error[lung].array, by_density, error)
-        joined = np.where(np.isfinite(joined) & (by_density > 0), joined, j)
-        result[lung] = part.like((inspired[lung].array * joined / j).astype(np.float32))
+    for lung, part in inspired.items():
+        inside = detail[lung].array != 0
+        settled = part.array.copy()
+        wrong = shrunk_detail(detail[lung].array[inside], error[lung].array[inside])
+        settled[inside] *= np.exp(-wrong)
+        result[lung] = part.like(settled)
     return result
 
 

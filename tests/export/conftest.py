@@ -64,10 +64,10 @@ def table(regions=REGIONS):
             ("volume_insp_ml", "mL", "mask@1", 1),
             ("volume_exp_ml", "mL", "mask@1", 1),
             ("mass_exp_g", "g", "mask@1", 1),
-            ("ventilation_ml", "mL", "air_gain@1", 1),
+            ("ventilation_ml", "mL", "hybrid@2", 1),
             ("ventilation_ml", "mL", "jacobian@1", 0),
             ("perfusion_fraction_pct", "%", "blood_mass@1", 1),
-            ("ventilation_cv", "1", "air_gain@1", 1),
+            ("ventilation_cv", "1", "hybrid@2", 1),
             ("vq_matched_defect_pct", "%", "mean60@1", 1),
         ):
             n += 1

@@ -32,13 +32,13 @@ from lungvq.volume import Volume
 
 __all__ = ["CLEAN_RULE", "DEFAULT_METHODS", "THIN_MM", "function_rows"]
 
-DEFAULT_METHODS: dict[str, str] = {"ventilation": "air_gain@1", "perfusion": "blood_mass@1"}
+DEFAULT_METHODS: dict[str, str] = {"ventilation": "hybrid@2", "perfusion": "blood_mass@1"}
 """Estimators of the maps that are counted."""
 
 OTHER_METHODS: dict[str, tuple[str, str]] = {
     "ventilation_jacobian": ("ventilation", "jacobian@1"),
     "ventilation_hu": ("ventilation", "hu_ratio@1"),
-    "ventilation_hybrid": ("ventilation", "hybrid@1"),
+    "ventilation_plain": ("ventilation", "air_gain@1"),
 }
 """Other maps of the same quantity: that quantity and their estimator."""
 

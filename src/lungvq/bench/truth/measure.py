@@ -217,13 +217,13 @@ def _correlations(beside: _Beside) -> Values:
             "v5",
             5.0,
             "ventilation",
-            ("ventilation", "ventilation_hybrid", "ventilation_hu", "ventilation_jacobian"),
+            ("ventilation", "ventilation_plain", "ventilation_hu", "ventilation_jacobian"),
         ),
         (
             "v8",
             8.0,
             "ventilation",
-            ("ventilation", "ventilation_hybrid", "ventilation_hu", "ventilation_jacobian"),
+            ("ventilation", "ventilation_plain", "ventilation_hu", "ventilation_jacobian"),
         ),
         ("q10", 10.0, "perfusion", ("perfusion",)),
     ):

@@ -71,7 +71,7 @@ def imposed_errors(seen: Seen) -> list[dict[str, float]]:
     Returns
     -------
     list of dict
-        ``mm``, ``scale_mm``; rank correlations with the truth of ventilation ``v8``, hybrid ``hybrid8`` and
+        ``mm``, ``scale_mm``; rank correlations with the truth of ventilation ``v8``, plain ``plain8`` and
         Jacobian ``j8`` at 8 mm and of the mass change ``m20``; ``m_covered``, the share of its 95 % intervals that
         hold the truth in percent, where the size of the error is known; ``folded`` in percent.
     """
@@ -87,7 +87,7 @@ def _with_error(seen: Seen, mm: float, scale_mm: float) -> dict[str, float]:
     found = {"mm": mm, "scale_mm": scale_mm}
     for key, name in (
         ("v8", "ventilation"),
-        ("hybrid8", "ventilation_hybrid"),
+        ("plain8", "ventilation_plain"),
         ("j8", "ventilation_jacobian"),
     ):
         found[key] = rank(smoothed(maps[name], seen.lungs, more)[seen.inside][::20], target)
