@@ -101,7 +101,10 @@ def _choose(costs, unit, target, tether, temperature, steps, chosen, belief):
     """
     width = 2 * steps + 1
     for n in numba.prange(costs.shape[0]):
-        square = (np.arange(-steps, steps + 1) - target[n].astype(np.float64).reshape(3, 1)) ** 2
+        square = np.empty((3, width))
+        for axis in range(3):
+            for a in range(width):
+                square[axis, a] = (a - steps - target[n, axis]) ** 2
         least = np.empty((width, width))  # nothing along a line is better, so that most need no second look
         for a in range(width):
             for b in range(width):
