@@ -36,9 +36,11 @@ _CORRELATE = 2.0  # sigma of the window of the local correlation, voxels
 _NOISE_HU = 25.0  # below this a difference says nothing
 _RIDGE = 0.02  # information per voxel^2 below which a place follows its surroundings
 _REACH = 5.0  # sigma over which places that see nothing take after those that do, voxels
-_PLEURA_WEIGHT = 2.0
+_PLEURA_WEIGHT = 2.4
 _PLEURA_BAND = 2.0  # voxels to both sides
 _PLEURA_DOUBT = 2.0  # voxels of distance at which the two masks are taken to disagree
+_TRUE_TO_EACH_OTHER = 0.7  # voxels, rms of a neighbourhood, likewise
+_ALONG_PLEURA = 6.0  # sigma of that neighbourhood, voxels
 _LARGEST_STEP = 1.0  # voxels
 _WIDE = 4.5  # sigma, voxels, from which a window's steps are not judged
 _STRIDE = 1.8  # times such a step; 2 would never settle where the images hold much
@@ -142,12 +144,13 @@ def _gather(source, fixed, field, domain, outside, far, out):
 def _normal_equations(fixed, gathered, stats, pleura, domain, noise2, pleura_weight, band, doubt):
     """The six entries of J'J and the three of J'r, in blocks of 2 x 2 x 2 voxels.
 
-    `stats` (6, K/2, J/2, I/2): local sums of 1, F, F^2, M, M^2 and F M. Returns those of the
-    image, then those of the pleura, each with the count of voxels last: (10, K/2, J/2, I/2).
+    `stats` (6, K/2, J/2, I/2): local sums of 1, F, F^2, M, M^2 and F M. Returns those of the image, with
+    the count of voxels last, (10, K/2, J/2, I/2); then those of the pleura, with the weighted sum of
+    squared distances and the sum of weights last, (11, K/2, J/2, I/2).
     """
     shape, blocks = fixed.shape, stats.shape[1:]
     image = np.zeros((10, blocks[0], blocks[1], blocks[2]), np.float32)
-    surface = np.zeros((10, blocks[0], blocks[1], blocks[2]), np.float32)
+    surface = np.zeros((11, blocks[0], blocks[1], blocks[2]), np.float32)
     for row in numba.prange(blocks[0]):
         bk = np.int64(row)
         for k in range(2 * bk, min(2 * bk + 2, shape[0])):
@@ -164,16 +167,19 @@ def _normal_equations(fixed, gathered, stats, pleura, domain, noise2, pleura_wei
                     weight = np.float32(1) / (max(var_f - gain * cov, np.float32(0)) + noise2)
                     r = (fixed[k, j, i] - mean_f) - gain * (gathered[0, k, j, i] - mean_m)
                     _add(image[:, bk, j // 2, i // 2], gathered[1:4, k, j, i], gain, weight, r)
+                    image[9, bk, j // 2, i // 2] += 1
                     if abs(pleura[k, j, i]) < band:
                         r = pleura[k, j, i] - gathered[4, k, j, i]
                         weight = pleura_weight / (np.float32(1) + (r / doubt) ** 2) ** 2
                         _add(surface[:, bk, j // 2, i // 2], gathered[5:8, k, j, i], np.float32(1), weight, r)
+                        surface[9, bk, j // 2, i // 2] += weight * r * r
+                        surface[10, bk, j // 2, i // 2] += weight
     return image, surface
 
 
 @numba.njit(inline="always")
 def _add(sums, gradient, gain, weight, r):
-    """Add and count one voxel's equation: its gradient, scaled, its weight and what is left to explain."""
+    """Add one voxel's equation: its gradient, scaled, its weight and what is left to explain."""
     gz, gy, gx = gain * gradient[0], gain * gradient[1], gain * gradient[2]
     sums[0] += weight * gz * gz
     sums[1] += weight * gz * gy
@@ -184,7 +190,6 @@ def _add(sums, gradient, gain, weight, r):
     sums[6] += weight * gz * r
     sums[7] += weight * gy * r
     sums[8] += weight * gx * r
-    sums[9] += 1
 
 
 @numba.njit(parallel=True, cache=True)
@@ -343,7 +348,7 @@ def refine(
             np.float32(_PLEURA_BAND),
             np.float32(_PLEURA_DOUBT),
         )
-        sums = np.concatenate([image[:9] + surface[:9], image[9:]])
+        sums = np.concatenate([image[:9] + _trust(surface) * surface[:9], image[9:]])
         judged = window < _WIDE or n + 1 == len(windows)
         if judged:
             halves = [blur(sums * colour, window / 2).reshape(10, -1) for colour in (black, ~black)]
@@ -368,6 +373,17 @@ def refine(
     discord = np.sqrt(_mean_where(((of_black - of_white) ** 2).sum(axis=0) / 4, seen, _DISCORD / 2))
     fine = _double(np.stack([*field, discord, _weakness(whole).reshape(shape)]), fixed.shape)
     return Refined(np.ascontiguousarray(fine[:3]), np.maximum(fine[3], 0), np.maximum(fine[4], 0))
+
+
+def _trust(surface: Array) -> Array:
+    """How far the masks are believed to show the same pleura, 0 to 1, from its equations (11, K, J, I).
+
+    Where it lies apart all around, though the images have been brought together, one mask leaves out what the other
+    has: a slab, dense lung.
+    """
+    square, weight = blur(surface[9:], _ALONG_PLEURA / 2)
+    apart = square / np.maximum(weight, np.float32(1e-4)) / np.float32(_TRUE_TO_EACH_OTHER**2)
+    return np.reciprocal((1 + apart) ** 2)
 
 
 def _step(sums: Array, tether: Array, shape: tuple[int, ...]) -> Array:
