@@ -334,8 +334,8 @@ def test_errors_of_the_jacobian_are_said_as_large_as_densities_show_them():
         squared = Neighbourhoods(lungs, 5.0).mean(pair.jacobian_error.array**2)["left"].array
         np.testing.assert_allclose(pair.spread(near).jacobian_error_squared["left"].array, squared, rtol=1e-5)
     assert seen[0.005] == pytest.approx(3**0.5)
-    assert 0.3**0.5 < seen[0.02] < 3**0.5
-    assert seen[0.1] == pytest.approx(0.3**0.5)
+    assert seen[0.1] < seen[0.02] < 3**0.5
+    assert 0.32**0.5 < seen[0.1] < 0.34**0.5
 
 
 def test_straight_trends_have_no_detail():
