@@ -15,7 +15,14 @@ from lungvq.hu import air_fraction, calibrate_hu, density
 from lungvq.pair import ErrorModel, LungTotals, MatchedPair, credible_scale, lung_totals, noise_sd
 from lungvq.perfusion import PerfusionOptions, blood_mass, mass_change, parenchyma, perfusion_terms
 from lungvq.regional import Neighbourhoods, carry, close_sums, detail_within
-from lungvq.ventilation import air_gain, hu_gain, jacobian_gain, specific_gain, ventilation_terms
+from lungvq.ventilation import (
+    VentilationOptions,
+    air_gain,
+    hu_gain,
+    jacobian_gain,
+    specific_gain,
+    ventilation_terms,
+)
 from lungvq.volume import Volume
 
 AFFINE = np.array([[0, 0, 2.0, -50], [0, 2.0, 0, 10], [2.0, 0, 0, -300], [0, 0, 0, 1]])
@@ -311,6 +318,16 @@ def test_a_sure_jacobian_is_not_touched():
     pair = pair_of(lungs, 0.7, 0.3, 1.0, came, 2.0 + came)
     sure = replace(pair, jacobian_error=lungs.like(np.zeros(lungs.shape, np.float32)))
     terms = ventilation_terms(sure)
+    for lung in LUNGS:
+        np.testing.assert_array_equal(terms.air_insp[lung].array, terms.air_insp_plain[lung].array)
+
+
+@pytest.mark.parametrize("sigma_mm", [12.0, 15.0])
+def test_means_as_wide_as_the_trend_have_no_detail(sigma_mm):
+    lungs = two_boxes()
+    pair = pair_of(lungs, 0.7, 0.3, 1.0, 0.0, 2.0)
+    unsure = replace(pair, jacobian_error=lungs.like(np.full(lungs.shape, 0.05, np.float32)))
+    terms = ventilation_terms(unsure, VentilationOptions(sigma_mm=sigma_mm))
     for lung in LUNGS:
         np.testing.assert_array_equal(terms.air_insp[lung].array, terms.air_insp_plain[lung].array)
 

@@ -174,7 +174,7 @@ def perfusion_terms(pair: MatchedPair, options: PerfusionOptions | None = None) 
     average = float(((exp + insp) / 2)[tissue > 0].mean(dtype=np.float64)) if (tissue > 0).any() else 0.0
     extravascular = options.extravascular_share * average
     small_exp, small_insp = small.mean(exp), small.mean(insp)
-    large_exp, large_insp = large.mean(exp), large.mean(insp)
+    large_exp, large_insp = pair.spread(large).density_exp, large.mean(insp)
     residue = options.vessel_residue * max(average - extravascular, 0)
     # The mean of two densities errs half as much as their difference; what J adds is the same.
     blood_error = options.errors.of_difference(pair, whole, small_insp)
@@ -195,7 +195,7 @@ def perfusion_terms(pair: MatchedPair, options: PerfusionOptions | None = None) 
         change=change,
         change_se=change_error,
         magnitude=regional_magnitude(pair.lungs, change, change_error, options.ctp_radius_mm),
-        density_exp=whole.mean(exp),
+        density_exp=pair.spread(whole).density_exp,
         extravascular_g_ml=extravascular,
     )
 

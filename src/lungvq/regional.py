@@ -198,8 +198,10 @@ def detail_within(field: LungField, lungs: Volume, sigma_mm: float, reach_mm: fl
     Returns
     -------
     LungField
-        0 outside the lungs and where `field` is not finite.
+        0 outside the lungs and where `field` is not finite; all 0 where the means reach as far as the trend.
     """
+    if sigma_mm >= reach_mm:
+        return {lung: part.like(np.zeros_like(part.array)) for lung, part in field.items()}
     result: LungField = {}
     for lung, part in field.items():
         known = np.isfinite(part.array) & (lungs.resample_labels(part.grid).array == LUNGS[lung])

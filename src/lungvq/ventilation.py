@@ -238,8 +238,8 @@ def _settled(inspired: LungField, pair: MatchedPair, near: Neighbourhoods, error
     for lung, part in inspired.items():
         inside = detail[lung].array != 0
         settled = part.array.copy()
-        wrong = shrunk_detail(detail[lung].array[inside], error[lung].array[inside])
-        settled[inside] *= np.exp(-wrong)
+        if inside.any():
+            settled[inside] *= np.exp(-shrunk_detail(detail[lung].array[inside], error[lung].array[inside]))
         result[lung] = part.like(settled)
     return result
 
