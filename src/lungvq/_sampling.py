@@ -5,6 +5,8 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from lungvq._parallel import PRANGE
+
 _HALF = 0.5  # a voxel reaches half a step beyond its centre: up to there the edge value holds
 
 
@@ -26,7 +28,7 @@ def _linear(array, z, y, x, fill):
     return (a * (1 - fy) + b * fy) * (1 - fz) + (c * (1 - fy) + d * fy) * fz
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(parallel=PRANGE, cache=True)
 def resample_linear(array, to_index, shape, fill):
     """Trilinear values of `array` at every index of a new grid.
 
@@ -56,7 +58,7 @@ def resample_linear(array, to_index, shape, fill):
     return out
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(parallel=PRANGE, cache=True)
 def _weigh_middle(source, first, weights):
     """(A, N, B) to (A, M, B): each of M is a weighted sum of what begins at its `first` of N."""
     count, width = weights.shape
@@ -73,7 +75,7 @@ def _weigh_middle(source, first, weights):
     return out
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(parallel=PRANGE, cache=True)
 def _weigh_last(source, first, weights):
     """(A, N) to (A, M), as `_weigh_middle`."""
     count, width = weights.shape
@@ -111,7 +113,7 @@ def weigh(array, axis, first, weights):
     return _weigh_middle(array.reshape(1, k, j * i), first, weights).reshape(-1, j, i)
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(parallel=PRANGE, cache=True)
 def resample_nearest(array, to_index, shape, fill):
     """As `resample_linear`, but the value of the nearest voxel, in the type of `array`."""
     out = np.empty(shape, array.dtype)
@@ -133,7 +135,7 @@ def resample_nearest(array, to_index, shape, fill):
     return out
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(parallel=PRANGE, cache=True)
 def sample_linear(array, index, fill):
     """Trilinear values of `array` at `index`, shape (N, 3) in (k, j, i); float32, shape (N,)."""
     out = np.empty(index.shape[0], np.float32)
@@ -142,7 +144,7 @@ def sample_linear(array, index, fill):
     return out
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(parallel=PRANGE, cache=True)
 def sample_voxels(arrays, to_index, shape, voxels):
     """Trilinear values of several arrays, whose place is one, at some voxels of another grid.
 
@@ -182,7 +184,7 @@ def sample_voxels(arrays, to_index, shape, voxels):
     return out
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(parallel=PRANGE, cache=True)
 def warp(moving, world_to_moving, field, to_field, to_world, shape, nearest, fill):
     """Carry `moving` onto a grid through a displacement field.
 

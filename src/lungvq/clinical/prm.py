@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numba
 import numpy as np
 
+from lungvq._parallel import PRANGE
 from lungvq.anatomy import PRM_CLASSES
 
 __all__ = ["EMPHYSEMA_HU", "TRAPPING_HU", "median_filter", "prm_class", "prm_map"]
@@ -70,7 +71,7 @@ def median_filter(array: np.ndarray, mask: np.ndarray, depth: int) -> np.ndarray
     return out
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(parallel=PRANGE, cache=True)
 def _medians(array, mask, depth, lowest, bits, out):
     """Write medians into `out`, a row at a time and bit by bit, so that each step is one for many voxels.
 

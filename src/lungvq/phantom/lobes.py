@@ -136,7 +136,7 @@ def _moved(f, n, x, y, above):
     return amount, change
 
 
-@numba.njit(inline="always", error_model="numpy")
+@numba.njit(cache=True, error_model="numpy")
 def slides_on(f, label):
     """The fissure along which a lobe slides; -1 where it does not."""
     n = RIGHT_OBLIQUE if label == 5 else (LEFT_OBLIQUE if label == 2 else HORIZONTAL if label == 3 else -1)

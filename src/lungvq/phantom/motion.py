@@ -15,6 +15,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from lungvq._parallel import PRANGE
 from lungvq.phantom.lobes import lobe_of, slide, slides_on, unslide
 from lungvq.phantom.waves import wave_displacement
 
@@ -131,7 +132,7 @@ def _add_bumps(bumps, x, y, z, ux, uy, uz, grad):
     return ux, uy, uz
 
 
-@numba.njit(inline="always", error_model="numpy")
+@numba.njit(cache=True, error_model="numpy")
 def ripple(m, x, y, z, grad):
     """Where the waves and bumps take a point; their gradient goes into `grad`."""
     ux, uy, uz = wave_displacement(m.waves, x, y, z, grad)
@@ -139,7 +140,7 @@ def ripple(m, x, y, z, grad):
     return x + ux, y + uy, z + uz
 
 
-@numba.njit(inline="always", error_model="numpy")
+@numba.njit(cache=True, error_model="numpy")
 def without_slide(m, x, y, z, grad, work):
     """Stretch after ripple; the gradient goes into `grad`. `work` is scratch, shape (2, 3, 3)."""
     a, b, c = ripple(m, x, y, z, work[0])
@@ -165,7 +166,7 @@ def forward(m, x, y, z, grad, work):
     return p, q, r, det(grad) * extra, label, near, which, a, b
 
 
-@numba.njit(inline="always", error_model="numpy")
+@numba.njit(cache=True, error_model="numpy")
 def moved_on(m, x, y, z, ux, uy, uz, grad):
     """``phi`` of a point whose displacement by the waves is known. `grad` is scratch."""
     ux, uy, uz = _add_bumps(m.bumps, x, y, z, ux, uy, uz, grad)
@@ -249,7 +250,7 @@ def backward(m, x, y, z, gx, gy, gz, tolerance, grad, work):
     return gx, gy, gz, det(grad) * extra, label, near, which, x, y
 
 
-@numba.njit(parallel=True, cache=True, error_model="numpy")
+@numba.njit(parallel=PRANGE, cache=True, error_model="numpy")
 def map_points(m, points):
     """``phi`` and ``J`` at points (N, 3) in LPS mm: arrays (N, 3) and (N,), float64."""
     out = np.empty_like(points)
@@ -261,7 +262,7 @@ def map_points(m, points):
     return out, jac
 
 
-@numba.njit(parallel=True, cache=True, error_model="numpy")
+@numba.njit(parallel=PRANGE, cache=True, error_model="numpy")
 def unmap_points(m, points):
     """``phi^-1`` at points (N, 3) in LPS mm, to 1e-9 mm."""
     out = np.empty_like(points)
@@ -274,7 +275,7 @@ def unmap_points(m, points):
     return out
 
 
-@numba.njit(parallel=True, cache=True, error_model="numpy")
+@numba.njit(parallel=PRANGE, cache=True, error_model="numpy")
 def stretch_points(m, points):
     """The stretch alone at points (N, 3)."""
     out = np.empty_like(points)

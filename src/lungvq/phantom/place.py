@@ -5,12 +5,13 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from lungvq._parallel import PRANGE
 from lungvq.phantom.lobes import absence, outside_lobe
 from lungvq.phantom.motion import MIDDLE_X, forward, ripple, stretch
 from lungvq.phantom.shape import lung
 
 
-@numba.njit(inline="always", error_model="numpy")
+@numba.njit(cache=True, error_model="numpy")
 def aerated(c, m, x, y, z, grad):
     """Distance to the surface of what holds air, negative inside, and the same for all of the lung."""
     whole = lung(c, 1 if x > c.midline else 0, x, y, z)
@@ -24,7 +25,7 @@ def aerated(c, m, x, y, z, grad):
     return max(whole, -outside_lobe(m.sheet, label, a, b, h)), whole
 
 
-@numba.njit(parallel=True, cache=True, error_model="numpy")
+@numba.njit(parallel=PRANGE, cache=True, error_model="numpy")
 def lobes_at(c, m, points):
     """Lobes at points (N, 3) of expiration.
 
@@ -54,7 +55,7 @@ def lobes_at(c, m, points):
     return labels, depth, fissure, jacobian
 
 
-@numba.njit(parallel=True, cache=True, error_model="numpy")
+@numba.njit(parallel=PRANGE, cache=True, error_model="numpy")
 def gaps_at(m, points):
     """The nearest fissure of points (N, 3) of the lungs, the distance to it in the stretched lung, mm, and the
     value of `absence` there.

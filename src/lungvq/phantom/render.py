@@ -5,6 +5,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from lungvq._parallel import PRANGE
 from lungvq.phantom.lobes import absence
 from lungvq.phantom.motion import DEEPEN, WIDEN, backward, forward, moved_on, newton_step, unstretch
 from lungvq.phantom.place import aerated
@@ -41,7 +42,7 @@ def _share(c, m, x, y, z, grad, jac, hx, hy, hz, scratch):
     return total / 8
 
 
-@numba.njit(inline="always", error_model="numpy")
+@numba.njit(cache=True, error_model="numpy")
 def _plate(m, near, which, x, y, width):
     """Mean density that a fissure adds to a voxel of `width` mm, g/mL at expiration."""
     if not m.visible or near > 0.5 * (FISSURE_MM + width) or absence(m, which, x, y) > m.gap[which]:
@@ -49,7 +50,7 @@ def _plate(m, near, which, x, y, width):
     return min(FISSURE_MM, 0.5 * (FISSURE_MM + width) - near) / width * FISSURE_EXCESS
 
 
-@numba.njit(parallel=True, cache=True, error_model="numpy")
+@numba.njit(parallel=PRANGE, cache=True, error_model="numpy")
 def render_lungs(c, m, t, w, breath_in, shape, affine, ribs_rise, rho, cover, body, lobes):
     """Parenchyma density, lung coverage, HU of what is not lung, and lobe labels on one grid.
 
@@ -149,7 +150,7 @@ def render_lungs(c, m, t, w, breath_in, shape, affine, ribs_rise, rho, cover, bo
     return totals
 
 
-@numba.njit(parallel=True, cache=True, error_model="numpy")
+@numba.njit(parallel=PRANGE, cache=True, error_model="numpy")
 def draw_tubes(start, stop, r_start, r_stop, lobe_of, lobes, affine, out):
     """Coverage by tubes, the larger where two meet; a tube of a lobe stays inside it.
 
@@ -195,13 +196,13 @@ def draw_tubes(start, stop, r_start, r_stop, lobe_of, lobes, affine, out):
                         out[k, j, i] = max(out[k, j, i], value)
 
 
-@numba.njit(inline="always", error_model="numpy")
+@numba.njit(cache=True, error_model="numpy")
 def _with_tubes(own, dense, lumen):
     """Density of lung with what runs through it."""
     return (own + dense / FULL * max(0.0, DENSE - own)) * (1 - lumen / FULL)
 
 
-@numba.njit(parallel=True, cache=True, error_model="numpy")
+@numba.njit(parallel=PRANGE, cache=True, error_model="numpy")
 def tube_mass(rho, cover, dense, lumen, lobes):
     """What vessels and airways add to the mass of each lobe, in (g/mL) x voxels.
 
@@ -218,7 +219,7 @@ def tube_mass(rho, cover, dense, lumen, lobes):
     return mass
 
 
-@numba.njit(parallel=True, cache=True, error_model="numpy")
+@numba.njit(parallel=PRANGE, cache=True, error_model="numpy")
 def mix(rho, cover, body, dense, lumen):
     """HU of each voxel into `rho`, from its lung, its surroundings, and the tubes through both.
 
@@ -237,7 +238,7 @@ def mix(rho, cover, body, dense, lumen):
     return mass, volume
 
 
-@numba.njit(parallel=True, cache=True, error_model="numpy")
+@numba.njit(parallel=PRANGE, cache=True, error_model="numpy")
 def render_truth(
     c, m, t, w, shape, affine, lobes, displacement, jacobian, ventilation, flow, change, disease
 ):

@@ -372,7 +372,7 @@ def torso(c, x, y, z):
     return (r - 1) * depth
 
 
-@numba.njit(inline="always", error_model="numpy")
+@numba.njit(cache=True, error_model="numpy")
 def in_air(c, d_torso, y):
     """Whether a point so far from the torso is outside the body, breasts and all; it may be so elsewhere too."""
     return d_torso > 0 and (c.breast == 0 or y >= 0 or d_torso >= c.breast)

@@ -13,6 +13,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from lungvq._parallel import PRANGE
 from lungvq.phantom.territory import nearest_leaf
 from lungvq.phantom.waves import wave_sum
 
@@ -93,7 +94,7 @@ def _cell(x, y, z, grain, salt):
     return np.sqrt(best) * grain, number
 
 
-@numba.njit(inline="always", error_model="numpy")
+@numba.njit(cache=True, error_model="numpy")
 def _extent(t, n, x, y, z, label, depth, uneven):
     """0 outside a diseased region, 1 inside."""
     form = t.form[n]
@@ -110,7 +111,7 @@ def _extent(t, n, x, y, z, label, depth, uneven):
     return 1 / (1 + np.exp(d / 1.5))
 
 
-@numba.njit(inline="always", error_model="numpy")
+@numba.njit(cache=True, error_model="numpy")
 def _filled(t, n, x, y, z, extent):
     """How ill a point is with disease `n`, from its extent there and the texture."""
     if extent < 1e-3 or t.texture[n] == SOLID:
@@ -123,7 +124,7 @@ def _filled(t, n, x, y, z, extent):
     return extent / (1 + np.exp(-(d - 0.55 * t.grain[n]) / 0.4))  # strands between cells
 
 
-@numba.njit(inline="always", error_model="numpy")
+@numba.njit(cache=True, error_model="numpy")
 def composition(t, territory, x, y, z, label, depth, jac):
     """Dry tissue, blood, blood gained on inspiration (g/mL of expiratory lung), relative flow, and disease.
 
@@ -163,7 +164,7 @@ def composition(t, territory, x, y, z, label, depth, jac):
     return dry, blood, gained, flow, kind
 
 
-@numba.njit(parallel=True, cache=True, error_model="numpy")
+@numba.njit(parallel=PRANGE, cache=True, error_model="numpy")
 def composition_at(t, territory, points, labels, depths, jacobians):
     """`composition` at points (N, 3): an array (N, 5)."""
     out = np.empty((points.shape[0], 5))

@@ -12,6 +12,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from lungvq._parallel import PRANGE
 from lungvq.register.field import Array, Mask
 
 __all__ = ["encode"]
@@ -30,36 +31,41 @@ _PAIRS = np.array(
 )  # (12, 6): the neighbours of a voxel that are not opposite
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(parallel=PRANGE, cache=True)
 def _patch_distances(padded, image, pairs):
     """Summed squared difference of 3x3x3 patches around a voxel's neighbours, (12, K, J, I).
 
     `padded` is `image` with two more voxels on every side.
     """
-    nz, ny, nx = image.shape
-    out = np.zeros((12, nz, ny, nx), np.float32)
-    for k in numba.prange(nz):
-        column = np.empty((ny + 2, nx + 2), np.float32)  # summed along z
-        for c in range(12):
-            p = pairs[c]
-            column[:] = 0
-            for z in range(1, 4):
-                for j in range(ny + 2):
-                    one, other = padded[k + z + p[0], j + 1 + p[1]], padded[k + z + p[3], j + 1 + p[4]]
-                    a, b = one[1 + p[2] : 3 + p[2] + nx], other[1 + p[5] : 3 + p[5] + nx]
-                    to = column[j]
-                    for i in range(nx + 2):
-                        to[i] += (a[i] - b[i]) ** 2
-            for j in range(ny):
-                to = out[c, k, j]
-                for y in range(3):
-                    line = column[j + y]
-                    for i in range(nx):
-                        to[i] += line[i] + line[i + 1] + line[i + 2]
+    out = np.zeros((12, image.shape[0], image.shape[1], image.shape[2]), np.float32)
+    for k in numba.prange(image.shape[0]):
+        _patch_distances_of_slice(np.int64(k), padded, pairs, out)
     return out
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(cache=True)  # apart from the parallel loop, in which it would take long to compile
+def _patch_distances_of_slice(k, padded, pairs, out):
+    ny, nx = out.shape[2:]
+    column = np.empty((ny + 2, nx + 2), np.float32)  # summed along z
+    for c in range(12):
+        p = pairs[c]
+        column[:] = 0
+        for z in range(1, 4):
+            for j in range(ny + 2):
+                one, other = padded[k + z + p[0], j + 1 + p[1]], padded[k + z + p[3], j + 1 + p[4]]
+                a, b = one[1 + p[2] : 3 + p[2] + nx], other[1 + p[5] : 3 + p[5] + nx]
+                to = column[j]
+                for i in range(nx + 2):
+                    to[i] += (a[i] - b[i]) ** 2
+        for j in range(ny):
+            to = out[c, k, j]
+            for y in range(3):
+                line = column[j + y]
+                for i in range(nx):
+                    to[i] += line[i] + line[i + 1] + line[i + 2]
+
+
+@numba.njit(parallel=PRANGE, cache=True)
 def _quantise(distance, floor):
     """(12, N) patch distances to thermometer codes, (N,) of uint64."""
     n = distance.shape[1]

@@ -17,6 +17,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from lungvq import _sampling
+from lungvq._parallel import PRANGE
 from lungvq.register.descriptors import encode
 from lungvq.register.field import Array, Mask, pull, smooth
 
@@ -58,7 +59,7 @@ def _count_bits(typingctx, value):  # one machine instruction, which neither num
     return types.uint64(types.uint64), codegen
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(parallel=PRANGE, cache=True)
 def _costs(fixed, moving, pad, nodes, step, steps):
     """Counts of differing bits over 27 samples, `step` apart, around each node: (nodes, labels along k, j, i).
 
@@ -92,7 +93,7 @@ def _costs(fixed, moving, pad, nodes, step, steps):
     return out
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(parallel=PRANGE, cache=True)
 def _choose(costs, unit, target, tether, temperature, steps, chosen, belief):
     """Each node's displacement (in steps) of least cost plus tether to `target`, both (nodes, 3).
 
@@ -217,7 +218,9 @@ def search(
     to_node = np.eye(3, 4) / level.lattice
     step = np.stack(
         [
-            _sampling.resample_linear(np.pad(component, (0, 1), mode="edge"), to_node, shape, np.nan)
+            _sampling.resample_linear(
+                np.pad(component, (0, 1), mode="edge"), to_node, shape, np.float32(np.nan)
+            )
             for component in agreed * np.float32(level.step)
         ]
     )

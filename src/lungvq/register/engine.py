@@ -496,7 +496,7 @@ def _search_apart(moving: _Source, a: _Lung, motion: Array, parts: NDArray[np.ui
         mask, grid = a.mask[box], a.grid.crop(box)
         start = loosened(motion[(slice(None), *box)], part, mask, border[box])
         b = moving.around(a.grid, _BOX_MARGIN, _reach(grid, own, start))
-        hu, share = a.hu[box], a.share[box]
+        hu, share = np.ascontiguousarray(a.hu[box]), a.share[box]
         field = _widened(_to_index(start, grid, b.grid), own, PART_LEVEL.radius)
         field = discrete.search(
             encode(hu, mask), own, b.hu, b.share, field, PART_LEVEL.radius, PART_LEVEL, outside=_OUTSIDE_HU

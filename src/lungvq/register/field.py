@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import spline_filter1d
 
+from lungvq._parallel import PRANGE
+
 Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
@@ -39,7 +41,7 @@ REACH = 2.5
 """How many sigma a Gaussian reaches."""
 
 
-@numba.njit(parallel=True, cache=True, fastmath=True)
+@numba.njit(parallel=PRANGE, cache=True, fastmath=True)
 def _blur_middle(source, taps):
     """Convolve (A, N, B) along N, zero beyond the ends."""
     outer, n, inner = source.shape
@@ -55,7 +57,7 @@ def _blur_middle(source, taps):
     return out
 
 
-@numba.njit(parallel=True, cache=True, fastmath={"contract"})
+@numba.njit(parallel=PRANGE, cache=True, fastmath={"contract"})
 def _blur_last(source, taps):
     """Convolve (A, N) along N, zero beyond the ends."""
     outer, n = source.shape
@@ -131,7 +133,7 @@ def halve_voxels(array: Array, axis: int, kind: Literal["linear", "cubic", "spli
     return _halved(lines, _QUARTER[kind]).reshape(*array.shape[:axis], 2 * n, *array.shape[axis + 1 :])
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(parallel=PRANGE, cache=True)
 def _halved(wide, weights):
     """Both halves of (A, N + 4, B) along N, but its two first and last: (A, 2 N, B)."""
     outer, n, inner = wide.shape[0], wide.shape[1] - 4, wide.shape[2]
@@ -146,7 +148,7 @@ def _halved(wide, weights):
     return out
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(parallel=PRANGE, cache=True)
 def pull(source, field, clamp, fill):
     """Values of `source` at every voxel's own index plus `field`, by trilinear interpolation.
 
@@ -245,7 +247,7 @@ def affine_field(constant: NDArray, slope: NDArray, shape: tuple[int, ...]) -> A
     return np.stack([np.broadcast_to(f, shape) for f in fields]).astype(np.float32)
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(parallel=PRANGE, cache=True)
 def _line_up(sums, axes, ridge, reach):
     """Evaluate at each voxel the local straight-line fits whose weighted sums are given; (C, N).
 

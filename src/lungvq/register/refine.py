@@ -21,6 +21,7 @@ import numpy as np
 from scipy.ndimage import binary_dilation
 from scipy.special import erfinv
 
+from lungvq._parallel import PRANGE
 from lungvq.register.field import Array, Mask, blur, halve_voxels, smooth
 
 __all__ = ["FINE_WINDOWS", "WINDOWS", "Refined", "local_correlation", "pleura_distance", "refine"]
@@ -79,7 +80,7 @@ def _with_gradients(image: Array, distance: Array) -> Array:
     return np.ascontiguousarray(np.stack(channels, axis=-1, dtype=np.float32))
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(parallel=PRANGE, cache=True)
 def _gather(source, fixed, field, domain, outside, far, out):
     """What the moving scan has at the mapped voxels of `domain`, and sums over blocks of 2 x 2 x 2 voxels.
 
@@ -87,60 +88,66 @@ def _gather(source, fixed, field, domain, outside, far, out):
     in between. Trilinear values go to `out` (8, K, J, I); returns the count and sums of F, F^2, M, M^2 and F M:
     (6, K/2, J/2, I/2).
     """
-    nz, ny, nx = source.shape[:3]
-    shape, blocks = domain.shape, field.shape[1:]
-    sums = np.zeros((6, blocks[0], blocks[1], blocks[2]), np.float32)
-    near, next_to = np.float32(0.75), np.float32(0.25)
-    for row in numba.prange(blocks[0]):
-        bk = np.int64(row)
-        values = np.empty(8, np.float32)
-        for k in range(2 * bk, min(2 * bk + 2, shape[0])):
-            ck = min(max(bk + (1 if k % 2 else -1), 0), blocks[0] - 1)
-            for j in range(shape[1]):
-                bj = j // 2
-                cj = min(max(bj + (1 if j % 2 else -1), 0), blocks[1] - 1)
-                for i in range(shape[2]):
-                    if not domain[k, j, i]:
-                        continue
-                    bi = i // 2
-                    ci = min(max(bi + (1 if i % 2 else -1), 0), blocks[2] - 1)
-                    uz = uy = ux = np.float32(0)
-                    for corner in range(8):
-                        fk, wk = (ck, next_to) if corner & 4 else (bk, near)
-                        fj, wj = (cj, next_to) if corner & 2 else (bj, near)
-                        fi, wi = (ci, next_to) if corner & 1 else (bi, near)
-                        share = wk * wj * wi
-                        uz += share * field[0, fk, fj, fi]
-                        uy += share * field[1, fk, fj, fi]
-                        ux += share * field[2, fk, fj, fi]
-                    z, y, x = k + uz, j + uy, i + ux
-                    values[:] = 0
-                    if 0 <= z <= nz - 1 and 0 <= y <= ny - 1 and 0 <= x <= nx - 1:
-                        iz, iy, ix = min(int(z), nz - 2), min(int(y), ny - 2), min(int(x), nx - 2)
-                        fz, fy, fx = z - iz, y - iy, x - ix
-                        for dz in range(2):
-                            for dy in range(2):
-                                w = (fz if dz else 1 - fz) * (fy if dy else 1 - fy)
-                                a, b = np.float32(w * (1 - fx)), np.float32(w * fx)
-                                line = source[iz + dz, iy + dy]
-                                for n in range(8):
-                                    values[n] = values[n] + a * line[ix, n] + b * line[ix + 1, n]
-                    else:
-                        values[0], values[4] = outside, far
-                    for n in range(8):
-                        out[n, k, j, i] = values[n]
-                    f, m = fixed[k, j, i], values[0]
-                    block = sums[:, bk, bj, bi]
-                    block[0] += 1
-                    block[1] += f
-                    block[2] += f * f
-                    block[3] += m
-                    block[4] += m * m
-                    block[5] += f * m
+    sums = np.zeros((6, field.shape[1], field.shape[2], field.shape[3]), np.float32)
+    for row in numba.prange(field.shape[1]):
+        _gather_blocks(np.int64(row), source, fixed, field, domain, outside, far, out, sums)
     return sums
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(cache=True)  # apart from the parallel loop, in which it would take three times as long to compile
+def _gather_blocks(bk, source, fixed, field, domain, outside, far, out, sums):
+    """`_gather` for one layer of blocks."""
+    nz, ny, nx = source.shape[:3]
+    shape, blocks = domain.shape, field.shape[1:]
+    near, next_to = np.float32(0.75), np.float32(0.25)
+    values = np.empty(8, np.float32)
+    for k in range(2 * bk, min(2 * bk + 2, shape[0])):
+        ck = min(max(bk + (1 if k % 2 else -1), 0), blocks[0] - 1)
+        for j in range(shape[1]):
+            bj = j // 2
+            cj = min(max(bj + (1 if j % 2 else -1), 0), blocks[1] - 1)
+            for i in range(shape[2]):
+                if not domain[k, j, i]:
+                    continue
+                bi = i // 2
+                ci = min(max(bi + (1 if i % 2 else -1), 0), blocks[2] - 1)
+                uz = uy = ux = np.float32(0)
+                for corner in range(8):
+                    fk, wk = (ck, next_to) if corner & 4 else (bk, near)
+                    fj, wj = (cj, next_to) if corner & 2 else (bj, near)
+                    fi, wi = (ci, next_to) if corner & 1 else (bi, near)
+                    share = wk * wj * wi
+                    uz += share * field[0, fk, fj, fi]
+                    uy += share * field[1, fk, fj, fi]
+                    ux += share * field[2, fk, fj, fi]
+                z, y, x = k + uz, j + uy, i + ux
+                for n in range(8):
+                    values[n] = 0
+                if 0 <= z <= nz - 1 and 0 <= y <= ny - 1 and 0 <= x <= nx - 1:
+                    iz, iy, ix = min(int(z), nz - 2), min(int(y), ny - 2), min(int(x), nx - 2)
+                    fz, fy, fx = z - iz, y - iy, x - ix
+                    for dz in range(2):
+                        for dy in range(2):
+                            w = (fz if dz else 1 - fz) * (fy if dy else 1 - fy)
+                            a, b = np.float32(w * (1 - fx)), np.float32(w * fx)
+                            line = source[iz + dz, iy + dy]
+                            for n in range(8):
+                                values[n] = values[n] + a * line[ix, n] + b * line[ix + 1, n]
+                else:
+                    values[0], values[4] = outside, far
+                for n in range(8):
+                    out[n, k, j, i] = values[n]
+                f, m = fixed[k, j, i], values[0]
+                block = sums[:, bk, bj, bi]
+                block[0] += 1
+                block[1] += f
+                block[2] += f * f
+                block[3] += m
+                block[4] += m * m
+                block[5] += f * m
+
+
+@numba.njit(parallel=PRANGE, cache=True)
 def _normal_equations(fixed, gathered, stats, pleura, domain, noise2, pleura_weight, band, doubt):
     """The six entries of J'J and the three of J'r, in blocks of 2 x 2 x 2 voxels.
 
@@ -148,36 +155,55 @@ def _normal_equations(fixed, gathered, stats, pleura, domain, noise2, pleura_wei
     the count of voxels last, (10, K/2, J/2, I/2); then those of the pleura, with the weighted sum of
     squared distances and the sum of weights last, (11, K/2, J/2, I/2).
     """
-    shape, blocks = fixed.shape, stats.shape[1:]
-    image = np.zeros((10, blocks[0], blocks[1], blocks[2]), np.float32)
-    surface = np.zeros((11, blocks[0], blocks[1], blocks[2]), np.float32)
-    for row in numba.prange(blocks[0]):
+    image = np.zeros((10, stats.shape[1], stats.shape[2], stats.shape[3]), np.float32)
+    surface = np.zeros((11, stats.shape[1], stats.shape[2], stats.shape[3]), np.float32)
+    for row in numba.prange(stats.shape[1]):
         bk = np.int64(row)
-        for k in range(2 * bk, min(2 * bk + 2, shape[0])):
-            for j in range(shape[1]):
-                for i in range(shape[2]):
-                    if not domain[k, j, i]:
-                        continue
-                    s = stats[:, bk, j // 2, i // 2]
-                    mean_f, mean_m = s[1] / s[0], s[3] / s[0]
-                    var_f = max(s[2] / s[0] - mean_f * mean_f, np.float32(0))
-                    var_m = max(s[4] / s[0] - mean_m * mean_m, np.float32(0))
-                    cov = s[5] / s[0] - mean_f * mean_m
-                    gain = max(cov, np.float32(0)) / (var_m + np.float32(1))
-                    weight = np.float32(1) / (max(var_f - gain * cov, np.float32(0)) + noise2)
-                    r = (fixed[k, j, i] - mean_f) - gain * (gathered[0, k, j, i] - mean_m)
-                    _add(image[:, bk, j // 2, i // 2], gathered[1:4, k, j, i], gain, weight, r)
-                    image[9, bk, j // 2, i // 2] += 1
-                    if abs(pleura[k, j, i]) < band:
-                        r = pleura[k, j, i] - gathered[4, k, j, i]
-                        weight = pleura_weight / (np.float32(1) + (r / doubt) ** 2) ** 2
-                        _add(surface[:, bk, j // 2, i // 2], gathered[5:8, k, j, i], np.float32(1), weight, r)
-                        surface[9, bk, j // 2, i // 2] += weight * r * r
-                        surface[10, bk, j // 2, i // 2] += weight
+        _image_equations(bk, fixed, gathered, stats, domain, noise2, image)
+        _pleura_equations(bk, gathered, pleura, domain, pleura_weight, band, doubt, surface)
     return image, surface
 
 
-@numba.njit(inline="always")
+@numba.njit(cache=True)
+def _image_equations(bk, fixed, gathered, stats, domain, noise2, image):
+    """`_normal_equations` of the image for one layer of blocks."""
+    shape = fixed.shape
+    for k in range(2 * bk, min(2 * bk + 2, shape[0])):
+        for j in range(shape[1]):
+            for i in range(shape[2]):
+                if not domain[k, j, i]:
+                    continue
+                s = stats[:, bk, j // 2, i // 2]
+                mean_f, mean_m = s[1] / s[0], s[3] / s[0]
+                var_f = max(s[2] / s[0] - mean_f * mean_f, np.float32(0))
+                var_m = max(s[4] / s[0] - mean_m * mean_m, np.float32(0))
+                cov = s[5] / s[0] - mean_f * mean_m
+                gain = max(cov, np.float32(0)) / (var_m + np.float32(1))
+                weight = np.float32(1) / (max(var_f - gain * cov, np.float32(0)) + noise2)
+                r = (fixed[k, j, i] - mean_f) - gain * (gathered[0, k, j, i] - mean_m)
+                to = image[:, bk, j // 2, i // 2]
+                _add(to, gathered[1:4, k, j, i], gain, weight, r)
+                to[9] += 1
+
+
+@numba.njit(cache=True)
+def _pleura_equations(bk, gathered, pleura, domain, pleura_weight, band, doubt, surface):
+    """`_normal_equations` of the pleura for one layer of blocks."""
+    shape = pleura.shape
+    for k in range(2 * bk, min(2 * bk + 2, shape[0])):
+        for j in range(shape[1]):
+            for i in range(shape[2]):
+                if not domain[k, j, i] or abs(pleura[k, j, i]) >= band:
+                    continue
+                r = pleura[k, j, i] - gathered[4, k, j, i]
+                weight = pleura_weight / (np.float32(1) + (r / doubt) ** 2) ** 2
+                to = surface[:, bk, j // 2, i // 2]
+                _add(to, gathered[5:8, k, j, i], np.float32(1), weight, r)
+                to[9] += weight * r * r
+                to[10] += weight
+
+
+@numba.njit(cache=True)
 def _add(sums, gradient, gain, weight, r):
     """Add one voxel's equation: its gradient, scaled, its weight and what is left to explain."""
     gz, gy, gx = gain * gradient[0], gain * gradient[1], gain * gradient[2]
@@ -192,7 +218,7 @@ def _add(sums, gradient, gain, weight, r):
     sums[8] += weight * gx * r
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(parallel=PRANGE, cache=True)
 def _belief(sums, ridge):
     """How well a window's sums (10, N) fix a displacement in its worst direction, 0 to 1."""
     out = np.zeros(sums.shape[1], np.float32)
@@ -209,7 +235,7 @@ def _belief(sums, ridge):
     return out
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(parallel=PRANGE, cache=True)
 def _solve(sums, tether, ridge, largest):
     """The step (3, N) from windows' sums (10, N), no longer than `largest`; 0 where nothing was counted.
 
@@ -235,7 +261,7 @@ def _solve(sums, tether, ridge, largest):
     return out
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(parallel=PRANGE, cache=True)
 def _agreement(sums, step):
     """``s'b`` and ``s'A s`` of steps s (3, N) with blocks' own equations (10, N): (2, N).
 

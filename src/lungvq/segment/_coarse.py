@@ -6,13 +6,14 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from lungvq._parallel import PRANGE
 from lungvq.volume import Volume
 
 AIR_FLOOR_HU = -1024
 """Padding values (-2000, -3024) are read as air."""
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(parallel=PRANGE, cache=True)
 def _block_mean(array, factors, floor):
     """Mean over blocks of `factors` voxels; the last block of an axis may be smaller."""
     fz, fy, fx = factors
@@ -59,7 +60,7 @@ def coarsen(ct: Volume, target_mm: float) -> Volume:
     return Volume(array, affine)
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(parallel=PRANGE, cache=True)
 def _distance(mask, spacing, reach):
     """Exact distance to `mask` where it is at most `reach`, else infinite: one axis after the other."""
     nz, ny, nx = mask.shape

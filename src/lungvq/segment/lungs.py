@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.segmentation import watershed
 
+from lungvq._parallel import PRANGE
 from lungvq.anatomy import LEFT, RIGHT
 from lungvq.errors import InputError
 from lungvq.segment._coarse import close, dilate, distance_to, erode, signed_distance
@@ -104,7 +105,7 @@ def _outside_air(array: NDArray[np.float32], padding: Mask) -> Mask:
     return outside
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(parallel=PRANGE, cache=True)
 def _enclosed(tissue, outside):
     """Where rays meet tissue to the left or right, or both in front and behind, and open air first on no side."""
     nz, ny, nx = tissue.shape
@@ -338,7 +339,7 @@ def _part_touching(own: Mask, coarse: Volume, midline_mm: float) -> NDArray[np.i
     return split
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(parallel=PRANGE, cache=True)
 def _refine(hu, signed, labels, barred, to_coarse, threshold, band, out):
     """Deep in the coarse mask: lung. Within `band` mm of its surface: lung where HU is below `threshold`."""
     nz, ny, nx = hu.shape

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from lungvq._parallel import PRANGE
 from lungvq.segment._coarse import coarsen, erode
 from lungvq.volume import Grid, Volume, box_around
 
@@ -198,7 +199,7 @@ def _candidates(
         shift = np.full((stop - start, *smooth.shape[1:]), np.nan, np.float32)
         normal = np.zeros((*shift.shape, 3), np.float32)
         _ridges(smooth, deep, h, np.float32(limit), start, normal, shift)
-        found = np.argwhere(np.isfinite(shift)).astype(np.int32)
+        found = np.argwhere(np.isfinite(shift)).astype(np.int32, order="C")
         normals.append(normal[tuple(found.T)])
         shifts.append(shift[tuple(found.T)])
         found[:, 0] += start
@@ -206,7 +207,7 @@ def _candidates(
     return np.concatenate(where), np.concatenate(normals), np.concatenate(shifts)
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(parallel=PRANGE, cache=True)
 def _ridges(s, mask, h, limit, start, normal, shift):
     """Write the normal of the sheet and mm along it to the ridge for as many slices as `shift` has."""
     for n in numba.prange(shift.shape[0]):
@@ -278,7 +279,7 @@ def _ridge(s, k, j, i, h, limit):
     return True, np.float32(t), np.float32(x), np.float32(y), np.float32(z)
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(parallel=PRANGE, cache=True)
 def _share_of_disc(number, where, normals, voice, spacing, ring, along, alike):
     """Mean voice of the like-minded candidates at the places of `ring` in each candidate's plane."""
     out = np.empty(where.shape[0], np.float32)

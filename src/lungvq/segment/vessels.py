@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from lungvq._parallel import PRANGE
 from lungvq.errors import GeometryError
 from lungvq.segment._coarse import dilate, erode
 from lungvq.volume import Volume, box_around
@@ -94,7 +95,7 @@ def find_vessels(ct: Volume, lungs: NDArray[np.uint8], airways: NDArray[np.uint8
 _LINE, _PLATE = 1, 2
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(parallel=PRANGE, cache=True)
 def _form(values, where, spacing, least, round_from, flat_to):
     """Where values above `least` lie on a bright line (1) or plate (2), by their curvatures."""
     nz, ny, nx = values.shape
