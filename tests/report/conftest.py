@@ -151,7 +151,7 @@ def measure(case: CaseResult) -> pd.DataFrame:
 
 
 FINDINGS: tuple[Finding, ...] = (
-    passed("VOLUME_CHANGE", "Volume change between the breath-holds is 2.1 L, within the limit of 1.",
+    passed("VOLUME_CHANGE", "Volume change between the breath-holds is 2.1 L, not below the limit of 1.",
            value=2.1, limit=1.0, unit="L"),
     passed("REGISTRATION_DICE", "Overlap of the lungs after registration is 0.985.", value=0.985, limit=0.97),
     warn("SPACING_EXP", "Largest voxel spacing of the expiration scan is 2.5 mm, beyond the limit of 1.5.",

@@ -145,7 +145,7 @@ def graded(
     severity = (Severity.PASS, Severity.WARN, Severity.FAIL)[rank]
     limit = float(limits[max(rank - 1, 0)])
     beyond = "below" if high_is_good else "above"
-    relation = f"{beyond if rank else 'within'} the limit of {limit:.3g}"
+    relation = f"{beyond if rank else f'not {beyond}'} the limit of {limit:.3g}"
     message = " ".join(f"{what[:1].upper()}{what[1:]} is {value:.3g} {unit}".split()) + f", {relation}."
     return Finding(code, severity, message, value, limit, unit, advice if rank else "", touches)
 
