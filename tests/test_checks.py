@@ -103,7 +103,7 @@ def test_a_mask_that_ends_within_lung(share, codes):
     assert raised(check_rims({"left": 0.002, "right": share})) == codes
 
 
-@pytest.mark.parametrize(("ml", "codes"), [(0.0, []), (0.1, ["MASK_ISLANDS"])])
+@pytest.mark.parametrize(("ml", "codes"), [(0.0, []), (0.004, []), (0.1, ["MASK_ISLANDS"])])
 def test_crumbs_of_a_mask(ml, codes):
     assert raised(check_islands({"inspiration": 0.0, "expiration": ml})) == codes
 

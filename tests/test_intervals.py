@@ -11,6 +11,7 @@ from lungvq.intervals import (
     HU_SCALE,
     KIND,
     OUTLINE,
+    SMALL_LUNG_ML,
     TOGETHER,
     ZONE_BORDER,
     border_areas,
@@ -115,17 +116,33 @@ def test_without_ventilation_there_are_no_shares_of_it_but_an_amount(hold):
         assert low < 0 < high, region
 
 
+def outline_error(ml):
+    """Of the air of a lung of `ml`, as a share: a small lung has more surface for its volume."""
+    return np.hypot(OUTLINE["ventilation"] * (SMALL_LUNG_ML / ml) ** (1 / 3), HU_SCALE)
+
+
 def test_an_outline_errs_by_the_air_of_both_scans(hold):
     # Air 0.7 mL/mL before and 1.2 after, and no other error.
     found = region_intervals(hold, made(hold, 0.5, 1e-6))
     for region in ("left", "right"):
         ml = float((hold.lungs.array == LUNGS[region]).sum()) * 0.008
         low, high = found[region, "ventilation_ml"]
-        assert (high - low) / 3.92 == pytest.approx(
-            np.hypot(OUTLINE["ventilation"], HU_SCALE) * np.hypot(0.7, 1.2) * ml, rel=1e-3
-        )
+        assert (high - low) / 3.92 == pytest.approx(outline_error(ml) * np.hypot(0.7, 1.2) * ml, rel=1e-3)
     sides = [np.diff(found[region, "ventilation_ml"])[0] for region in ("left", "right", "both")]
     assert sides[2] == pytest.approx(sum(sides[:2]), rel=1e-3)  # one scanner, one rule: they err alike
+
+
+def test_a_collapsed_lung_is_less_sure_for_its_size(hold):
+    def share(affine):
+        hu, lungs, lobes = (Volume(v.array, affine) for v in (hold.hu, hold.lungs, hold.lobes))
+        part = BreathHold(hu, lungs, lobes, Calibration())
+        low, high = region_intervals(part, made(part, 0.5, 1e-6))["left", "ventilation_ml"]
+        return (high - low) / (high + low)
+
+    small, large = AFFINE, AFFINE.copy()
+    large[:3, 1:3] *= 5  # slices as thin, so that they blur no dome
+    expected = outline_error(36 * 26 * 19 * 0.008) / outline_error(SMALL_LUNG_ML)
+    assert share(small) / share(large) == pytest.approx(expected, rel=1e-3)
 
 
 def test_thick_slices_blur_domes_and_bases(hold):
@@ -159,4 +176,6 @@ def test_a_zone_errs_by_what_its_end_slices_hold(hold):
         low, high = found[f"left_{region}", "ventilation_ml"]
         edge = ZONE_BORDER * slice_ml * float(np.hypot.reduce(ends))
         assert (low + high) / 2 == pytest.approx(whole[region], rel=1e-5)
-        assert (high - low) / 3.92 == pytest.approx(edge, rel=0.02)  # and a little for the outline
+        air = np.hypot(0.7 * 12 * slice_ml, 0.7 * 12 * slice_ml + whole[region])
+        outline = outline_error(36 * slice_ml) * air
+        assert (high - low) / 3.92 == pytest.approx(np.hypot(edge, outline), rel=0.01)

@@ -27,6 +27,10 @@ OUTLINE = {"ventilation": 0.0022, "perfusion": 0.003}
 """Standard error of what a lung holds from its own outline, as a share of it, likewise: of the air of each scan, and
 of blood."""
 
+SMALL_LUNG_ML = 1200.0
+"""Volume of a lung below which that share grows as surface over volume does: the lungs it was measured on held about
+as much at expiration, a collapsed one may hold a tenth."""
+
 HU_SCALE = 0.0035
 """Standard error of air in mL from the HU scale, as a share of the air of each scan: about 3 HU, as the maps assume.
 Tracheal air reads some HU otherwise with another kernel or a narrower trachea, which phantoms do not show. Shares do
@@ -218,12 +222,14 @@ def _shares(
     volumes = {r.name: float(n[0]) * ml for r, n in regions.tally(one, 1)}
     by_name, own_square = ({r.name: v for r, v in row.items()} for row in (totals, squares))
     whole = by_name["both"]
+    larger = {lung: max(SMALL_LUNG_ML / max(volumes[lung], 1.0), 1.0) ** (1 / 3) for lung in LUNGS}
+    larger["both"] = sum(larger[lung] * volumes[lung] for lung in LUNGS) / max(volumes["both"], 1.0)
     found = {}
     for region, total in totals.items():
         lung = _lung_of(region.name)
         per_ml = 1 / volumes[region.name] if volumes[region.name] else 0.0
         rim = rim_ml[region.name] * per_ml
-        outline = abs(outlines[region]) * (OUTLINE[name] ** 2 + rim**2) ** 0.5
+        outline = abs(outlines[region]) * ((OUTLINE[name] * larger[lung]) ** 2 + rim**2) ** 0.5
         edge = ends.get(region.name, border_ml.get(region.name, 0.0) * abs(total) * per_ml)
         if name == "ventilation":
             # A lung holds what both scans say it holds: what the map has too much of here it lacks elsewhere in it.
