@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from scipy.ndimage import distance_transform_edt
 
 from lungvq.agreement import slice_thickness
 from lungvq.anatomy import LUNG_OF_LOBE_LABEL, LUNGS
@@ -14,13 +15,16 @@ from lungvq.errors import GeometryError
 from lungvq.findings import Finding, passed, warn
 from lungvq.hu import OUTSIDE_HU, calibrate_hu
 from lungvq.pair import LungTotals, MatchedPair, lung_totals, noise_sd
-from lungvq.regional import carry, fill_from_nearest, reaching_out
+from lungvq.regional import Neighbourhoods, carry, fill_from_nearest, reaching_out
 from lungvq.register import Registration, warp_labels
 from lungvq.register.field import blur
 from lungvq.sharpness import blurred_within, matching_blur
 from lungvq.volume import Grid, Volume
 
 __all__ = ["alike", "carry_inspiration", "carry_lobes", "carry_map", "equally_sharp", "match", "one_scale"]
+
+
+_BENEATH_MM = 4.0  # sigma of the mean that stands for voxels which are partly wall
 
 
 def match(insp: Breath, exp: Breath, registration: Registration) -> MatchedPair:
@@ -44,6 +48,7 @@ def match(insp: Breath, exp: Breath, registration: Registration) -> MatchedPair:
     hu_exp, hu_insp, jacobian, doubt = (
         _inside(volume, lungs) for volume in (hu_exp, hu_insp, registration.jacobian_raw, doubt)
     )
+    clear, hu_exp, hu_insp = _clear_of_wall(lungs, hu_exp, hu_insp, max(_voxel_mm(b) for b in (insp, exp)))
     for name, label in LUNGS.items():
         where = lungs.array == label
         total = float(jacobian.array[where].sum(dtype=np.float64)) * lungs.voxel_ml
@@ -59,6 +64,7 @@ def match(insp: Breath, exp: Breath, registration: Registration) -> MatchedPair:
         noise_sd(hu_insp, lungs),
         noise_sd(hu_exp, lungs),
         doubt,
+        clear,
     ).with_errors_as_seen()
 
 
@@ -68,6 +74,32 @@ def _inside(volume: Volume, lungs: Volume) -> Volume:
     if np.isnan(volume.array[inside]).any():
         volume = reaching_out(volume)
     return volume.like(np.where(inside, volume.array, np.nan).astype(np.float32))
+
+
+def _voxel_mm(breath: Breath) -> float:
+    """Edge of a cube as large as a voxel of the scan."""
+    return float(np.cbrt(1000 * breath.ct.voxel_ml))
+
+
+def _clear_of_wall(lungs: Volume, exp: Volume, insp: Volume, wall_mm: float) -> tuple[Volume, Volume, Volume]:
+    """Both scans without the wall that voxels beside the pleura share in, and where they are as they were.
+
+    A voxel that is partly wall is denser than the lung in it, the more so the more air there is: breathing in seems
+    to bring mass to the pleura, and too little air. Such voxels, within `wall_mm` of the surface and at least the
+    outermost ones, get the mean of the lung beneath them; where there is none, as in slivers, they stay.
+    """
+    deep = np.zeros(lungs.shape, bool)
+    for label in LUNGS.values():
+        inside = np.pad(lungs.array == label, 1)
+        depth = distance_transform_edt(inside, sampling=lungs.spacing)[1:-1, 1:-1, 1:-1]
+        deep |= depth - min(lungs.spacing) / 2 > max(wall_mm, min(lungs.spacing) / 2)
+    beneath = Neighbourhoods(lungs, _BENEATH_MM, deep)
+    filled = [carry(beneath.mean(scan.array), lungs) for scan in (exp, insp)]
+    clear = deep | ~np.isfinite(filled[0])
+    exp, insp = (
+        scan.like(np.where(clear, scan.array, mean)) for scan, mean in zip((exp, insp), filled, strict=True)
+    )
+    return lungs.like(clear & (lungs.array > 0)), exp, insp
 
 
 def _expected(insp: Breath, exp: Breath, lungs: Volume, name: str) -> float:

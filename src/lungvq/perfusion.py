@@ -9,9 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.ndimage import binary_erosion
 
-from lungvq.anatomy import LUNGS
 from lungvq.ctp import RADII_MM, RegionalMagnitude, region_sigma, regional_magnitude
 from lungvq.errors import UsageError
 from lungvq.hu import density
@@ -201,10 +199,7 @@ def perfusion_terms(pair: MatchedPair, options: PerfusionOptions | None = None) 
 
 
 def _tissue_weights(pair: MatchedPair, options: PerfusionOptions) -> np.ndarray:
-    """1 where neither scan shows a vessel, 0 elsewhere and in the outermost voxels, which share in the chest wall."""
-    deep = np.zeros(pair.lungs.shape, bool)
-    for label in LUNGS.values():
-        deep |= binary_erosion(pair.lungs.array == label)
+    """1 where neither scan shows a vessel, 0 elsewhere and where voxels would share in the chest wall."""
     kept = parenchyma(pair.hu_exp, pair.lungs, excess_hu=options.vessel_excess_hu)
     kept &= parenchyma(pair.hu_insp, pair.lungs, excess_hu=options.vessel_excess_hu)
-    return (kept & deep).astype(np.float32)
+    return (kept & pair.clear.array).astype(np.float32)

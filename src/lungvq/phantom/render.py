@@ -18,6 +18,7 @@ FISSURE_EXCESS = 0.9  # g/mL above the parenchyma around it, at expiration
 AIRLESS_HU = 38.0
 DENSE = 1.04  # g/mL on the CT scale: blood and tissue, 40 HU
 FULL = 65535.0  # coverage 1 in uint16
+FULL_FROM = (1 / 4 + 1 / 12) ** 0.5  # voxels of radius from which a tube is full in its middle
 SLABS = 16  # independent parts of a volume that tubes are drawn into
 
 
@@ -154,8 +155,8 @@ def render_lungs(c, m, t, w, breath_in, shape, affine, ribs_rise, rho, cover, bo
 def draw_tubes(start, stop, r_start, r_stop, lobe_of, lobes, affine, out):
     """Coverage by tubes, the larger where two meet; a tube of a lobe stays inside it.
 
-    The ramp at the edge is as wide as a voxel; its height is such that the cross-section integrates to
-    that of the tube, also where the tube is thinner than a voxel.
+    The ramp at the edge is as wide as a voxel. The cross-section integrates to that of the tube: of one that is wider
+    than a voxel by where the ramp lies, so that it is full in the middle; of a thinner one by the ramp's height.
     """
     step = np.array([affine[2, 0], affine[1, 1], affine[0, 2]])
     h = (step[0] * step[1] * step[2]) ** (1 / 3)
@@ -187,12 +188,14 @@ def draw_tubes(start, stop, r_start, r_stop, lobe_of, lobes, affine, out):
                         r = (1 - s) * r_start[n] + s * r_stop[n]
                         if d >= r + 0.5 * h:
                             continue
-                        ramp = min(1.0, 0.5 + (r - d) / h)
-                        if r >= 0.5 * h:
-                            area = np.pi * (r * r + h * h / 12)
+                        if r >= FULL_FROM * h:  # a ramp a little further in holds as much, at full height
+                            ramp = min(1.0, max(0.0, 0.5 + (np.sqrt(r * r - h * h / 12) - d) / h))
                         else:
                             area = np.pi / 3 * (r + 0.5 * h) ** 3 / h
-                        value = np.uint16(FULL * min(1.0, ramp * np.pi * r * r / area))
+                            if r >= 0.5 * h:
+                                area = np.pi * (r * r + h * h / 12)
+                            ramp = min(1.0, min(1.0, 0.5 + (r - d) / h) * np.pi * r * r / area)
+                        value = np.uint16(FULL * ramp)
                         out[k, j, i] = max(out[k, j, i], value)
 
 
