@@ -12,7 +12,7 @@ from lungvq.anatomy import LUNGS
 from lungvq.ctp import debiased_magnitude, region_sigma, regional_magnitude
 from lungvq.errors import UsageError
 from lungvq.hu import air_fraction, calibrate_hu, density
-from lungvq.pair import ErrorModel, LungTotals, MatchedPair, credible_scale, lung_totals, noise_sd
+from lungvq.pair import ErrorModel, LungTotals, MatchedPair, credible_scale, lung_totals
 from lungvq.perfusion import PerfusionOptions, blood_mass, mass_change, parenchyma, perfusion_terms
 from lungvq.regional import Neighbourhoods, carry, close_sums, detail_within
 from lungvq.ventilation import (
@@ -63,7 +63,7 @@ def pair_of(lungs, gas_exp, tissue_exp, gas_gain, tissue_gain, jacobian):
             }
         )
     sure = lungs.like(np.zeros(lungs.shape, np.float32))
-    return MatchedPair(*volumes, lungs, totals[1], totals[0], 0.0, 0.0, sure, lungs.like(inside))
+    return MatchedPair(*volumes, lungs, totals[1], totals[0], sure, lungs.like(inside))
 
 
 @given(
@@ -215,14 +215,6 @@ def test_errors_of_the_mass_change_fall_with_the_size_of_its_regions():
         for mm in (10.0, 30.0)
     ]
     assert errors[0] > 2 * errors[1]
-
-
-def test_noise_is_read_from_neighbours():
-    lungs = two_boxes()
-    rng = np.random.default_rng(1)
-    ramp = 3 * np.arange(lungs.shape[0])[:, None, None]
-    hu = lungs.like((rng.normal(-800, 27, lungs.shape) + ramp).astype(np.float32))
-    assert noise_sd(hu, lungs) == pytest.approx(27, rel=0.05)
 
 
 def test_standard_error_of_a_mean_is_the_spread_of_means():

@@ -14,7 +14,7 @@ from lungvq.breath import Breath
 from lungvq.errors import GeometryError
 from lungvq.findings import Finding, passed, warn
 from lungvq.hu import OUTSIDE_HU, calibrate_hu
-from lungvq.pair import LungTotals, MatchedPair, lung_totals, noise_sd
+from lungvq.pair import LungTotals, MatchedPair, lung_totals
 from lungvq.regional import Neighbourhoods, carry, fill_from_nearest, reaching_out
 from lungvq.register import Registration, warp_labels
 from lungvq.register.field import blur
@@ -22,7 +22,6 @@ from lungvq.sharpness import blurred_within, matching_blur
 from lungvq.volume import Grid, Volume
 
 __all__ = ["alike", "carry_inspiration", "carry_lobes", "carry_map", "equally_sharp", "match", "one_scale"]
-
 
 _BENEATH_MM = 4.0  # sigma of the mean that stands for voxels which are partly wall
 
@@ -35,7 +34,8 @@ def match(insp: Breath, exp: Breath, registration: Registration) -> MatchedPair:
     MatchedPair
         Its Jacobian is the registration's, scaled lung by lung so that its sum over the expiratory lung is
         the inspiratory mask's volume; the Jacobian's errors are those the registration expects, as far as
-        densities show no others (`MatchedPair.with_errors_as_seen`).
+        densities show no others (`MatchedPair.with_errors_as_seen`). Voxels that are partly chest wall have the
+        CT number of the lung beneath them.
     """
     lungs = registration.lungs
     # Both scans take the same two steps, so that a scan matched to itself shows no difference.
@@ -61,8 +61,6 @@ def match(insp: Breath, exp: Breath, registration: Registration) -> MatchedPair:
         lungs,
         insp.totals,
         exp.totals,
-        noise_sd(hu_insp, lungs),
-        noise_sd(hu_exp, lungs),
         doubt,
         clear,
     ).with_errors_as_seen()

@@ -23,7 +23,6 @@ __all__ = [
     "credible_scale",
     "lung_totals",
     "mean_square",
-    "noise_sd",
 ]
 
 
@@ -74,8 +73,6 @@ class MatchedPair:
         1 left, 2 right, at expiration.
     insp, exp : dict of str to LungTotals
         Keyed ``left`` and ``right``; each measured on its own scan, with its own mask and voxels.
-    noise_insp, noise_exp : float
-        Standard deviation in HU of one voxel of the working grid.
     jacobian_error : Volume
         Standard error of J averaged over a Gaussian of 4 mm, as a share of it; finite in the lungs.
     clear : Volume of bool
@@ -93,8 +90,6 @@ class MatchedPair:
     lungs: Volume
     insp: dict[str, LungTotals]
     exp: dict[str, LungTotals]
-    noise_insp: float
-    noise_exp: float
     jacobian_error: Volume
     clear: Volume
     _spread: dict[float, _Spread] = field(default_factory=dict, init=False, repr=False)
@@ -187,19 +182,6 @@ def lung_totals(
 def mean_square(detail: np.ndarray) -> float:
     """Of detail of a mass ratio, in which single odd places do not count for more than they should."""
     return float(np.square(np.clip(detail, -_LARGEST_DETAIL, _LARGEST_DETAIL)).mean(dtype=np.float64))
-
-
-def noise_sd(hu: Volume, lungs: Volume) -> float:
-    """Standard deviation of one voxel in HU, from differences between neighbours in the lungs.
-
-    The median absolute difference along each row, scaled to a normal distribution. Fine structure counts as
-    noise, so this errs on the high side; noise shared by neighbours is missed.
-    """
-    inside = (lungs.array[:, :, 1:] > 0) & (lungs.array[:, :, :-1] > 0)
-    differences = np.diff(hu.array.astype(np.float32), axis=2)[inside]
-    if differences.size == 0:
-        return float("nan")
-    return float(np.median(np.abs(differences)) / 0.6745 / np.sqrt(2))
 
 
 @dataclass(frozen=True)

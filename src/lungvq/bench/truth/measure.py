@@ -178,9 +178,7 @@ def pointwise(phantom: Phantom, lungs: Volume) -> tuple[LungField, Values]:
         totals.append(of)
     sure = lungs.like(np.zeros(lungs.shape, np.float32))
     hu = full(1000 * (exp - 1)), full(1000 * (insp - 1))
-    pair = MatchedPair(
-        hu[0], hu[1], full(jac), lungs, totals[0], totals[1], 0.0, 0.0, sure, lungs.like(inside)
-    )
+    pair = MatchedPair(hu[0], hu[1], full(jac), lungs, totals[0], totals[1], sure, lungs.like(inside))
     air, blood = ventilation_terms(pair), perfusion_terms(pair)
     gain = jac * air_fraction(1000 * (insp - 1)) - air_fraction(1000 * (exp - 1))
     near, far = Neighbourhoods(lungs, 5.0), Neighbourhoods(lungs, region_sigma(20.0))
