@@ -48,7 +48,9 @@ def match(insp: Breath, exp: Breath, registration: Registration) -> MatchedPair:
     hu_exp, hu_insp, jacobian, doubt = (
         _inside(volume, lungs) for volume in (hu_exp, hu_insp, registration.jacobian_raw, doubt)
     )
-    clear, hu_exp, hu_insp = _clear_of_wall(lungs, hu_exp, hu_insp, max(_voxel_mm(b) for b in (insp, exp)))
+    clear, hu_exp, hu_insp = _clear_of_wall(
+        lungs, hu_exp, hu_insp, max(b.ct.grid.voxel_mm for b in (insp, exp))
+    )
     for name, label in LUNGS.items():
         where = lungs.array == label
         total = float(jacobian.array[where].sum(dtype=np.float64)) * lungs.voxel_ml
@@ -72,11 +74,6 @@ def _inside(volume: Volume, lungs: Volume) -> Volume:
     if np.isnan(volume.array[inside]).any():
         volume = reaching_out(volume)
     return volume.like(np.where(inside, volume.array, np.nan).astype(np.float32))
-
-
-def _voxel_mm(breath: Breath) -> float:
-    """Edge of a cube as large as a voxel of the scan."""
-    return float(np.cbrt(1000 * breath.ct.voxel_ml))
 
 
 def _clear_of_wall(lungs: Volume, exp: Volume, insp: Volume, wall_mm: float) -> tuple[Volume, Volume, Volume]:

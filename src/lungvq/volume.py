@@ -90,6 +90,11 @@ class Grid:
         """Volume of one voxel in mL."""
         return float(abs(np.linalg.det(self.affine[:3, :3])) / 1000)
 
+    @property
+    def voxel_mm(self) -> float:
+        """Edge of a cube as large as a voxel, mm."""
+        return float(np.cbrt(1000 * self.voxel_ml))
+
     @cached_property
     def codes(self) -> str:
         """For k, j and i the body direction in which the index grows, the nearest if oblique: ``'SPL'``."""

@@ -37,32 +37,27 @@ def _patch_distances(padded, image, pairs):
 
     `padded` is `image` with two more voxels on every side.
     """
-    out = np.zeros((12, image.shape[0], image.shape[1], image.shape[2]), np.float32)
-    for k in numba.prange(image.shape[0]):
-        _patch_distances_of_slice(np.int64(k), padded, pairs, out)
+    nz, ny, nx = image.shape
+    out = np.zeros((12, nz, ny, nx), np.float32)
+    for k in numba.prange(nz):
+        column = np.empty((ny + 2, nx + 2), np.float32)  # summed along z
+        for c in range(12):
+            p = pairs[c]
+            column[:] = 0
+            for z in range(1, 4):
+                for j in range(ny + 2):
+                    one, other = padded[k + z + p[0], j + 1 + p[1]], padded[k + z + p[3], j + 1 + p[4]]
+                    a, b = one[1 + p[2] : 3 + p[2] + nx], other[1 + p[5] : 3 + p[5] + nx]
+                    to = column[j]
+                    for i in range(nx + 2):
+                        to[i] += (a[i] - b[i]) ** 2
+            for j in range(ny):
+                to = out[c, k, j]
+                for y in range(3):
+                    line = column[j + y]
+                    for i in range(nx):
+                        to[i] += line[i] + line[i + 1] + line[i + 2]
     return out
-
-
-@numba.njit(cache=True)  # apart from the parallel loop, in which it would take long to compile
-def _patch_distances_of_slice(k, padded, pairs, out):
-    ny, nx = out.shape[2:]
-    column = np.empty((ny + 2, nx + 2), np.float32)  # summed along z
-    for c in range(12):
-        p = pairs[c]
-        column[:] = 0
-        for z in range(1, 4):
-            for j in range(ny + 2):
-                one, other = padded[k + z + p[0], j + 1 + p[1]], padded[k + z + p[3], j + 1 + p[4]]
-                a, b = one[1 + p[2] : 3 + p[2] + nx], other[1 + p[5] : 3 + p[5] + nx]
-                to = column[j]
-                for i in range(nx + 2):
-                    to[i] += (a[i] - b[i]) ** 2
-        for j in range(ny):
-            to = out[c, k, j]
-            for y in range(3):
-                line = column[j + y]
-                for i in range(nx):
-                    to[i] += line[i] + line[i + 1] + line[i + 2]
 
 
 @numba.njit(parallel=PRANGE, cache=True)

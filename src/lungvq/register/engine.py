@@ -167,11 +167,6 @@ class _Source:
     def volume_ml(self) -> float:
         return float(self.lung.array.sum(dtype=float)) * self.lung.voxel_ml
 
-    @property
-    def voxel_mm(self) -> float:
-        """Edge of a cube as large as a voxel of the scan as given."""
-        return float(np.cbrt(1000 * self.lung.voxel_ml))
-
     def corners(self) -> NDArray[np.float64]:
         """LPS mm of the corners of the box around the lung."""
         box = box_around(self.lung.array > 0)
@@ -561,7 +556,9 @@ def _refine_finely(
     the windows know. Also the two signs of error that come with it, (2, K, J, I), in mm. With `part` of the lung
     alone, which the moving scan shows within the corners `reach`.
     """
-    fine = grid_around(_corners(grid), _FINE * max(grid.spacing[0], fixed.voxel_mm, moving.voxel_mm))
+    fine = grid_around(
+        _corners(grid), _FINE * max(grid.spacing[0], fixed.lung.grid.voxel_mm, moving.lung.grid.voxel_mm)
+    )
     a, b = fixed.on(fine), moving.around(fine, _BOX_MARGIN, reach)
     field = _to_index(_carried(motion, grid, fine), a.grid, b.grid)
     own = None if part is None else _carried(part[None].astype(np.float32), grid, fine)[0] > 0.5
