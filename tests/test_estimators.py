@@ -12,7 +12,7 @@ from lungvq.anatomy import LUNGS
 from lungvq.ctp import debiased_magnitude, region_sigma, regional_magnitude
 from lungvq.errors import UsageError
 from lungvq.hu import air_fraction, calibrate_hu, density
-from lungvq.pair import ErrorModel, LungTotals, MatchedPair, credible_scale, lung_totals
+from lungvq.pair import ErrorModel, LungTotals, MatchedPair, credible_scale
 from lungvq.perfusion import PerfusionOptions, blood_mass, mass_change, parenchyma, perfusion_terms
 from lungvq.regional import Neighbourhoods, carry, close_sums, detail_within
 from lungvq.ventilation import (
@@ -261,16 +261,6 @@ def test_magnitude_of_a_change_is_found_without_its_noise():
 
 def test_a_magnitude_below_its_error_is_none():
     assert debiased_magnitude(np.array([-0.05, 0.02]), np.array([0.03, 0.03])) == pytest.approx([0.04, 0.0])
-
-
-def test_totals_of_a_scan():
-    lungs = two_boxes()
-    hu = lungs.like(np.where(lungs.array == 1, -800, -600).astype(np.int16))
-    totals = lung_totals(hu, lungs, calibrate_hu(None, None))
-    left_ml = (lungs.array == 1).sum() * 0.008
-    assert totals["left"].volume_ml == pytest.approx(left_ml)
-    assert totals["left"].mass_g == pytest.approx(0.2 * left_ml)
-    assert totals["right"].air_ml == pytest.approx(0.6 * (lungs.array == 2).sum() * 0.008)
 
 
 def test_settled_with_density_ventilation_is_the_truth_where_both_agree():

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
+from lungvq.anatomy import LUNGS
 from lungvq.findings import Finding
 from lungvq.hu import Calibration, calibrate_hu
 from lungvq.io import Scan
-from lungvq.pair import LungTotals, lung_totals
 from lungvq.progress import SILENT, Progress
 from lungvq.segment import Anatomy, segment
 from lungvq.segment.laterality import check_laterality
@@ -40,8 +41,6 @@ class Breath:
         What air and blood look like in this scan.
     calibrate : Calibration
         The HU scale that follows.
-    totals : dict of str to LungTotals
-        Volume, gas and mass of each lung.
     laterality : Finding
         Whether the right side of the image is the patient's.
     blur_mm : (float, float, float)
@@ -55,7 +54,6 @@ class Breath:
     anatomy: Anatomy
     references: HuReferences
     calibrate: Calibration
-    totals: dict[str, LungTotals]
     laterality: Finding
     blur_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
@@ -67,6 +65,17 @@ class Breath:
             replace(f, code=f"{f.code}_{suffix}", message=f"In the {self.role} scan: {f.message}")
             for f in (*self.scan.findings, *self.anatomy.findings, self.laterality)
         )
+
+    @cached_property
+    def volumes_ml(self) -> dict[str, float]:
+        """Of the mask of each lung, 0 where there is none."""
+        count = np.bincount(self.anatomy.lungs.array.ravel(), minlength=len(LUNGS) + 1)
+        return {name: float(count[label]) * self.anatomy.lungs.voxel_ml for name, label in LUNGS.items()}
+
+    def blur_voxels(self, volume: Volume) -> tuple[float, float, float]:
+        """`blur_mm` in voxels of a volume."""
+        z, y, x = (mm / s for mm, s in zip(self.blur_mm, volume.spacing, strict=True))
+        return z, y, x
 
 
 def prepare(scan: Scan, role: str, progress: Progress = SILENT, *, lungs: Volume | None = None) -> Breath:
@@ -94,8 +103,7 @@ def prepare(scan: Scan, role: str, progress: Progress = SILENT, *, lungs: Volume
     )
     part = _part(ct, box)
     calibrate = calibrate_hu(references.air_hu, references.blood_hu)
-    totals = lung_totals(part, anatomy.lungs, calibrate)
-    return Breath(role, scan, part, ct.grid, anatomy, references, calibrate, totals, laterality)
+    return Breath(role, scan, part, ct.grid, anatomy, references, calibrate, laterality)
 
 
 def _part(volume: Volume, box: Box) -> Volume:

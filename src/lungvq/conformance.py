@@ -44,6 +44,7 @@ def own_codes() -> list[Code]:
         *TITLES,
         *(spec.method for spec in MAPS.values()),
         "mask@1",
+        "clear_of_wall@1",
         "threshold@1",
         *(f"vq_{name}_pct" for name in (*VQ_CLASSES, "abnormal")),
         *(f"prm_{name}_pct" for name in PRM_CLASSES),

@@ -11,6 +11,7 @@ from lungvq.clinical.prm import prm_map
 from lungvq.clinical.vq import at_one_scale, relative_to_mean, vq_class, vq_log2
 from lungvq.ctp import RegionalMagnitude
 from lungvq.findings import Finding, passed
+from lungvq.pair import LungTotals
 from lungvq.perfusion import PerfusionTerms
 from lungvq.regional import LungVoxels, close_sums, reaching_out
 from lungvq.ventilation import VentilationTerms, jacobian_gain, specific_gain
@@ -29,6 +30,7 @@ def make_maps(
     perfusion: PerfusionTerms,
     confidence: Volume,
     both: tuple[np.ndarray, np.ndarray],
+    held: tuple[dict[str, LungTotals], dict[str, LungTotals]],
     *,
     sigmas_mm: tuple[float, float] = (5.0, 5.0),
 ) -> tuple[dict[str, Volume], list[Finding]]:
@@ -40,6 +42,8 @@ def make_maps(
         0 to 1, on the working grid.
     both : (ndarray, ndarray)
         int16 HU of inspiration and expiration on the grid of ``exp.ct``, as `match.equally_sharp` makes them.
+    held : (dict, dict)
+        What each lung holds at inspiration and at expiration.
     sigmas_mm : (float, float)
         Gaussians that ventilation and perfusion were averaged over.
 
@@ -52,7 +56,7 @@ def make_maps(
 
     Notes
     -----
-    Inspired and expired air are each scaled, lung by lung, to what their own scan holds; so the sum of
+    Inspired and expired air are each scaled, lung by lung, to what the lung holds in its own scan; so the sum of
     ventilation over a lung *is* the difference of the two scans, and the factors say how far the map was off.
     """
     lungs = exp.anatomy.lungs
@@ -79,11 +83,11 @@ def make_maps(
     def close(values: np.ndarray, totals: dict[str, float]) -> dict[str, float]:
         return close_sums(values, voxels.labels, lungs.voxel_ml, totals)
 
-    inspired_ml, expired_ml = ({lung: t.air_ml for lung, t in b.totals.items()} for b in (insp, exp))
+    inspired_ml, expired_ml = ({lung: t.air_ml for lung, t in of_scan.items()} for of_scan in held)
     factors = close(on["air_insp"], inspired_ml)
     close(on["air_exp"], expired_ml)
     close(on["plain"], inspired_ml)
-    close(on["jacobian"], {lung: t.volume_ml for lung, t in insp.totals.items()})
+    close(on["jacobian"], {lung: t.volume_ml for lung, t in held[0].items()})
 
     opaque = on["density"] > OPAQUE_V
     v = _without(opaque, on["air_insp"] - on["air_exp"])

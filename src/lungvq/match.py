@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt
 
 from lungvq.agreement import slice_thickness
 from lungvq.anatomy import LUNG_OF_LOBE_LABEL, LUNGS
@@ -14,107 +12,60 @@ from lungvq.breath import Breath
 from lungvq.errors import GeometryError
 from lungvq.findings import Finding, passed, warn
 from lungvq.hu import OUTSIDE_HU, calibrate_hu
-from lungvq.pair import LungTotals, MatchedPair, lung_totals
-from lungvq.regional import Neighbourhoods, carry, fill_from_nearest, reaching_out
+from lungvq.pair import MatchedPair
+from lungvq.regional import carry, fill_from_nearest, reaching_out, within
 from lungvq.register import Registration, warp_labels
-from lungvq.register.field import blur
 from lungvq.sharpness import blurred_within, matching_blur
 from lungvq.volume import Grid, Volume
+from lungvq.wall import LungHu
 
 __all__ = ["alike", "carry_inspiration", "carry_lobes", "carry_map", "equally_sharp", "match", "one_scale"]
 
-_BENEATH_MM = 4.0  # sigma of the mean that stands for voxels which are partly wall
 
-
-def match(insp: Breath, exp: Breath, registration: Registration) -> MatchedPair:
-    """Both scans, in calibrated HU, on the registration's working grid.
+def match(insp: LungHu, exp: LungHu, registration: Registration) -> MatchedPair:
+    """Both scans, in calibrated HU and free of wall, on the registration's working grid.
 
     Returns
     -------
     MatchedPair
         Its Jacobian is the registration's, scaled lung by lung so that its sum over the expiratory lung is
         the inspiratory mask's volume; the Jacobian's errors are those the registration expects, as far as
-        densities show no others (`MatchedPair.with_errors_as_seen`). Voxels that are partly chest wall have the
-        CT number of the lung beneath them.
+        densities show no others (`MatchedPair.with_errors_as_seen`).
     """
     lungs = registration.lungs
     # Both scans take the same two steps, so that a scan matched to itself shows no difference.
     still = registration.displacement.like(np.zeros_like(registration.displacement.array))
     hu_exp, hu_insp = (
-        _lung_hu(breath, lungs.spacing).through(motion, lungs.grid)
-        for breath, motion in ((exp, still), (insp, registration.displacement))
+        scan.hu.through(motion, lungs.grid)
+        for scan, motion in ((exp, still), (insp, registration.displacement))
     )
     doubt = lungs.like(registration.jacobian_se.array / registration.jacobian.array)
     hu_exp, hu_insp, jacobian, doubt = (
-        _inside(volume, lungs) for volume in (hu_exp, hu_insp, registration.jacobian_raw, doubt)
-    )
-    clear, hu_exp, hu_insp = _clear_of_wall(
-        lungs, hu_exp, hu_insp, max(b.ct.grid.voxel_mm for b in (insp, exp))
+        within(volume, lungs) for volume in (hu_exp, hu_insp, registration.jacobian_raw, doubt)
     )
     for name, label in LUNGS.items():
         where = lungs.array == label
         total = float(jacobian.array[where].sum(dtype=np.float64)) * lungs.voxel_ml
         if total > 0:
             jacobian.array[where] *= np.float32(_expected(insp, exp, lungs, name) / total)
+    own = exp.own.resample_labels(lungs.grid).array > 0
     return MatchedPair(
         hu_exp,
         hu_insp,
         jacobian,
         lungs,
-        insp.totals,
-        exp.totals,
+        insp.held,
+        exp.held,
         doubt,
-        clear,
+        lungs.like(own & (lungs.array > 0)),
     ).with_errors_as_seen()
 
 
-def _inside(volume: Volume, lungs: Volume) -> Volume:
-    """A map within the lungs, with what is undefined there taken from the nearest voxel; NaN outside."""
-    inside = lungs.array > 0
-    if np.isnan(volume.array[inside]).any():
-        volume = reaching_out(volume)
-    return volume.like(np.where(inside, volume.array, np.nan).astype(np.float32))
-
-
-def _clear_of_wall(lungs: Volume, exp: Volume, insp: Volume, wall_mm: float) -> tuple[Volume, Volume, Volume]:
-    """Both scans without the wall that voxels beside the pleura share in, and where they are as they were.
-
-    A voxel that is partly wall is denser than the lung in it, the more so the more air there is: breathing in seems
-    to bring mass to the pleura, and too little air. Such voxels, within `wall_mm` of the surface and at least the
-    outermost ones, get the mean of the lung beneath them; where there is none, as in slivers, they stay.
-    """
-    deep = np.zeros(lungs.shape, bool)
-    for label in LUNGS.values():
-        inside = np.pad(lungs.array == label, 1)
-        depth = distance_transform_edt(inside, sampling=lungs.spacing)[1:-1, 1:-1, 1:-1]
-        deep |= depth - min(lungs.spacing) / 2 > max(wall_mm, min(lungs.spacing) / 2)
-    beneath = Neighbourhoods(lungs, _BENEATH_MM, deep)
-    filled = [carry(beneath.mean(scan.array), lungs) for scan in (exp, insp)]
-    clear = deep | ~np.isfinite(filled[0])
-    exp, insp = (
-        scan.like(np.where(clear, scan.array, mean)) for scan, mean in zip((exp, insp), filled, strict=True)
-    )
-    return lungs.like(clear & (lungs.array > 0)), exp, insp
-
-
-def _expected(insp: Breath, exp: Breath, lungs: Volume, name: str) -> float:
+def _expected(insp: LungHu, exp: LungHu, lungs: Volume, name: str) -> float:
     """What J must sum to over a lung on the working grid, whose mask is a little coarser than the scan's."""
     here = float((lungs.array == LUNGS[name]).sum()) * lungs.voxel_ml
-    there = exp.totals[name].volume_ml
-    return insp.totals[name].volume_ml * (here / there if there else 1.0)
-
-
-def _lung_hu(breath: Breath, spacing: Sequence[float]) -> Volume:
-    """Calibrated HU of the lungs alone, no finer than `spacing`; the chest wall does not leak into the pleura."""
-    grid = breath.ct.grid.with_spacing([max(a, b) for a, b in zip(breath.ct.spacing, spacing, strict=True)])
-    inside = (breath.anatomy.lungs.array > 0).astype(np.float32)
-    hu = breath.calibrate(breath.ct.array)
-    if any(breath.blur_mm):
-        hu = blurred_within(hu, inside > 0, _voxels(breath.blur_mm, breath.ct))
-    above, below = (breath.ct.like(part).resample(grid, fill=0.0).array for part in (hu * inside, inside))
-    mean = np.full(above.shape, np.nan, np.float32)
-    np.divide(above, below, out=mean, where=below > 0.05)
-    return reaching_out(Volume(mean, grid.affine))
+    there = exp.held[name].volume_ml
+    return insp.held[name].volume_ml * (here / there if there else 1.0)
 
 
 def carry_inspiration(displacement: Volume, insp: Breath, grid: Grid) -> Volume:
@@ -174,33 +125,8 @@ def alike(insp: Breath, exp: Breath) -> tuple[Breath, Breath, Finding]:
         finding = passed(
             "SHARPNESS_MISMATCH", "The scans are about equally sharp.", value=0.0, limit=0.25, unit="mm"
         )
-    first, second = (_smoothed(b, blur) for b, blur in zip((insp, exp), blurs, strict=True))
+    first, second = (replace(b, blur_mm=blur) for b, blur in zip((insp, exp), blurs, strict=True))
     return first, second, finding
-
-
-def _smoothed(breath: Breath, blur_mm: tuple[float, float, float]) -> Breath:
-    """With that smoothing, and what its lungs hold after it."""
-    if not any(blur_mm):
-        return breath
-    smooth = replace(breath, blur_mm=blur_mm)
-    return replace(smooth, totals=_totals(smooth))
-
-
-def _matched(breath: Breath) -> np.ndarray:
-    """HU as scanned, as smooth as the other scan's.
-
-    The chest wall is smoothed along: a sharp kernel takes from the lung beneath the pleura what it gives to the wall,
-    and a soft one brings the wall into the lung.
-    """
-    if not any(breath.blur_mm):
-        return breath.ct.array
-    sigma = [max(s, 1e-3) for s in _voxels(breath.blur_mm, breath.ct)]
-    smooth: np.ndarray = blur(breath.ct.array.astype(np.float32), sigma)
-    return smooth
-
-
-def _totals(breath: Breath) -> dict[str, LungTotals]:
-    return lung_totals(breath.ct.like(_matched(breath)), breath.anatomy.lungs, breath.calibrate)
 
 
 def one_scale(insp: Breath, exp: Breath) -> tuple[Breath, Breath]:
@@ -217,7 +143,7 @@ def one_scale(insp: Breath, exp: Breath) -> tuple[Breath, Breath]:
         return insp, exp
     scale = calibrate_hu(float(np.mean(air)), float(np.mean(blood)) if blood else None)
     first, second = (replace(b, calibrate=scale) for b in (insp, exp))
-    return replace(first, totals=_totals(first)), replace(second, totals=_totals(second))
+    return first, second
 
 
 _ONE_SCALE_HU = 20.0
@@ -230,15 +156,10 @@ def equally_sharp(insp: Breath, exp: Breath, insp_on_exp: Volume) -> tuple[np.nd
     for breath, volume in ((insp, insp_on_exp), (exp, exp.ct)):
         array = volume.array
         if any(breath.blur_mm):
-            smooth = blurred_within(array, inside, _voxels(breath.blur_mm, volume))
+            smooth = blurred_within(array, inside, breath.blur_voxels(volume))
             array = np.rint(smooth).astype(np.int16)
         both.append(array)
     return both[0], both[1]
-
-
-def _voxels(blur_mm: tuple[float, float, float], volume: Volume) -> tuple[float, float, float]:
-    z, y, x = (mm / s for mm, s in zip(blur_mm, volume.spacing, strict=True))
-    return z, y, x
 
 
 def carry_lobes(registration: Registration, lobes_insp: Volume, lungs_exp: Volume) -> Volume:

@@ -165,7 +165,14 @@ _COUNTS = (
         "volume, mass and air of the region's mask on its own scan",
         "mL, g",
         "own",
-        "as good as the mask; tissue taken as water",
+        "as good as the mask; tissue taken as water; the wall in voxels beside the pleura counts",
+    ),
+    (
+        "clear_of_wall@1",
+        "mass and air, voxels that are partly wall taken as the lung beneath them",
+        "mL, g",
+        "own",
+        "says nothing of the outermost voxel; what maps add up to",
     ),
     (
         "densitometry@1",

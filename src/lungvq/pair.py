@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -21,14 +20,16 @@ __all__ = [
     "LungTotals",
     "MatchedPair",
     "credible_scale",
-    "lung_totals",
     "mean_square",
 ]
 
 
 @dataclass(frozen=True)
 class LungTotals:
-    """What one scan, by itself, says of one lung: volume in mL, gas in mL, mass in g."""
+    """What one scan, by itself, says of one lung: volume in mL, gas in mL, mass in g.
+
+    Gas is volume less mass, tissue taken as 1 g/mL; a lung that is not there has zeros.
+    """
 
     volume_ml: float
     air_ml: float
@@ -72,7 +73,7 @@ class MatchedPair:
     lungs : Volume
         1 left, 2 right, at expiration.
     insp, exp : dict of str to LungTotals
-        Keyed ``left`` and ``right``; each measured on its own scan, with its own mask and voxels.
+        Keyed ``left`` and ``right``; each measured on its own scan, with its own mask and voxels, free of wall.
     jacobian_error : Volume
         Standard error of J averaged over a Gaussian of 4 mm, as a share of it; finite in the lungs.
     clear : Volume of bool
@@ -161,22 +162,6 @@ class MatchedPair:
         """Mass gained on breathing in, voxel by voxel, g per mL of expiratory lung."""
         change: np.ndarray = self.jacobian.array * density(self.hu_insp.array) - density(self.hu_exp.array)
         return change
-
-
-def lung_totals(
-    hu: Volume, lungs: Volume, calibrate: Callable[[np.ndarray], np.ndarray]
-) -> dict[str, LungTotals]:
-    """Volume, gas and mass of each lung in one scan.
-
-    Gas is volume less mass, tissue taken as 1 g/mL; a lung that is not there has zeros.
-    """
-    totals = {}
-    for name, label in LUNGS.items():
-        inside = hu.array[lungs.array == label]
-        volume = inside.size * hu.voxel_ml
-        mass = float(density(calibrate(inside)).sum(dtype=np.float64)) * hu.voxel_ml
-        totals[name] = LungTotals(volume, volume - mass, mass)
-    return totals
 
 
 def mean_square(detail: np.ndarray) -> float:

@@ -39,6 +39,7 @@ from lungvq.segment.vessels import small_vessels, vessel_sizes
 from lungvq.ventilation import VentilationOptions, VentilationTerms, ventilation_terms
 from lungvq.versions import versions
 from lungvq.volume import Volume
+from lungvq.wall import LungHu, lung_hu, wall_reach
 
 __all__ = [
     "Estimates",
@@ -116,7 +117,7 @@ def analyse(
         expired = prepare(exp, "expiration", progress, lungs=given.lungs_exp)
         inspired, expired, sharpness = alike(inspired, expired)
     banner = check_breathing(
-        *(sum(t.volume_ml for t in breath.totals.values()) for breath in (inspired, expired)),
+        *(sum(breath.volumes_ml.values()) for breath in (inspired, expired)),
         allow=options.allow_no_breathing,
     )
     if banner:
@@ -145,12 +146,14 @@ def analyse(
             mean = np.float32(np.nanmean(v.array, dtype=np.float64))
             estimated.maps["ventilation_relative"] = v.like(v.array / mean)
     with clock.stage("counting per lung, lobe and zone"):
-        counted = _counted(expired, lobes_exp)
+        counted = _counted(expired, lobes_exp, estimated.free_exp)
         sure = {fissure.name: fissure.uncertainty_mm for fissure in lobes.fissures.values()}
         metrics = quantify(
             case,
             counted,
-            replace(_counted(inspired, lobes.labels), small_vessels=_small_vessels(inspired)),
+            replace(
+                _counted(inspired, lobes.labels, estimated.free_insp), small_vessels=_small_vessels(inspired)
+            ),
             {**estimated.maps, "prm_median3d": _quiet_prm(inspired, expired, estimated.equally_sharp)},
             down=down,
             others={name: (e.quantity, e.method.id) for name, e in estimated.others.items()},
@@ -174,7 +177,7 @@ def analyse(
             sharpness,
             *lobes.findings,
             *registration.quality.findings,
-            *accept(_evidence(inspired, expired, result)),
+            *accept(_evidence(inspired, expired, estimated, result)),
             *estimated.findings,
             check_sums(result),
         )
@@ -187,12 +190,12 @@ def analyse(
     )
 
 
-def _counted(breath: Breath, lobes: Volume) -> BreathHold:
+def _counted(breath: Breath, lobes: Volume, free: LungHu) -> BreathHold:
     """What `quantify` needs of a scan."""
     anatomy = breath.anatomy
     carina = anatomy.bronchi.tree.carina_mm
     height = carina_height(anatomy.airways) if carina is None else float(carina[2])
-    return BreathHold(breath.ct, anatomy.lungs, lobes, breath.calibrate, height)
+    return BreathHold(breath.ct, anatomy.lungs, lobes, breath.calibrate, height, free=free.hu)
 
 
 def _slice_mm(breath: Breath) -> float:
@@ -224,7 +227,8 @@ class Estimates:
     """The maps of a pair, the inspiration seen from the expiration, and how well the maps closed.
 
     `equally_sharp` is HU of inspiration and expiration on the expiration's voxels, one smoothed where the other is
-    smoother; `others` are the estimators of other packages whose maps are among `maps`.
+    smoother; `free_insp` and `free_exp` are the lungs of each scan free of wall; `others` are the estimators of other
+    packages whose maps are among `maps`.
     """
 
     maps: dict[str, Volume]
@@ -232,23 +236,31 @@ class Estimates:
     equally_sharp: tuple[np.ndarray, np.ndarray]
     extravascular_g_ml: float
     findings: tuple[Finding, ...]
+    free_insp: LungHu
+    free_exp: LungHu
     others: dict[str, Estimator] = field(default_factory=dict)
 
 
 def estimate(insp: Breath, exp: Breath, registration: Registration, options: Options) -> Estimates:
     """Ventilation and perfusion from two breath-holds whose correspondence is known."""
-    pair = match(insp, exp, registration)
+    reach = wall_reach(insp, exp)
+    free_insp, free_exp = (lung_hu(b, registration.lungs.spacing, reach) for b in (insp, exp))
+    pair = match(free_insp, free_exp, registration)
     air = ventilation_terms(pair, options.ventilation)
     blood = perfusion_terms(pair, options.perfusion)
     insp_on_exp = carry_inspiration(registration.displacement, insp, exp.ct.grid)
     sigmas = options.ventilation.sigma_mm, options.perfusion.sigma_mm
     both = equally_sharp(insp, exp, insp_on_exp)
-    maps, findings = make_maps(insp, exp, air, blood, registration.confidence, both, sigmas_mm=sigmas)
+    maps, findings = make_maps(
+        insp, exp, air, blood, registration.confidence, both, (pair.insp, pair.exp), sigmas_mm=sigmas
+    )
     findings += _credible_scales(pair, air, blood, options)
     added, others, failed = _of_others(options.estimators, pair, exp.anatomy.lungs)
     maps |= added
     findings += failed
-    return Estimates(maps, insp_on_exp, both, blood.extravascular_g_ml, tuple(findings), others)
+    return Estimates(
+        maps, insp_on_exp, both, blood.extravascular_g_ml, tuple(findings), free_insp, free_exp, others
+    )
 
 
 def _of_others(
@@ -456,7 +468,7 @@ def _summary(breath: Breath) -> ScanSummary:
     return ScanSummary(breath.role, breath.scan.path.name, io.sha256_of(breath.scan.files), facts)
 
 
-def _evidence(insp: Breath, exp: Breath, result: CaseResult) -> Evidence:
+def _evidence(insp: Breath, exp: Breath, estimated: Estimates, result: CaseResult) -> Evidence:
     breaths = (insp, exp)
     opaque = {"inspiration": -500, "expiration": -250}
     return Evidence(
@@ -469,8 +481,8 @@ def _evidence(insp: Breath, exp: Breath, result: CaseResult) -> Evidence:
             b.role: 100 * float((b.ct.array[b.anatomy.lungs.array > 0] > opaque[b.role]).mean())
             for b in breaths
         },
-        insp=insp.totals,
-        exp=exp.totals,
+        insp=estimated.free_insp.held,
+        exp=estimated.free_exp.held,
         registration=result.registration,
         lobe_ml={lobe: result.metric(lobe, "volume_insp_ml") for lobe in LOBES},
         lobe_exp_ml={lobe: result.metric(lobe, "volume_exp_ml") for lobe in LOBES},

@@ -24,6 +24,7 @@ __all__ = [
     "detail_within",
     "fill_from_nearest",
     "reaching_out",
+    "within",
 ]
 
 _FAINT = 1e-4  # a mean that rests on less weight than this is not a mean
@@ -230,6 +231,14 @@ def _widened(
 def reaching_out(volume: Volume) -> Volume:
     """A map of the lungs with its values continued beyond them, so that it can be carried to another grid."""
     return volume.like(fill_from_nearest(volume.array, np.isnan(volume.array)))
+
+
+def within(volume: Volume, lungs: Volume) -> Volume:
+    """A map within the lungs, with what is undefined there taken from the nearest voxel; NaN outside."""
+    inside = lungs.array > 0
+    if np.isnan(volume.array[inside]).any():
+        volume = reaching_out(volume)
+    return volume.like(np.where(inside, volume.array, np.nan).astype(np.float32))
 
 
 def fill_from_nearest(array: np.ndarray, undefined: np.ndarray) -> np.ndarray:

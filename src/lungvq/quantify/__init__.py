@@ -98,10 +98,10 @@ def quantify(
         *scan_rows(exp, expired, levels["exp"], "exp"),
         *scan_rows(insp, inspired, levels["insp"], "insp"),
     ]
-    weighed = {r.region: r.value for r in rows if r.metric == "mass_insp_g"}
+    weighed = {r.region: r.value for r in rows if r.metric == "mass_insp_g" and r.is_default}
     rows += carried_rows(exp, expired, maps["jacobian"], maps["perfusion_ctp"], weighed)
     rows += ratio_rows(rows)
-    air = next(r.value for r in rows if r.region == "both" and r.metric == "air_exp_ml")
+    air = next(r.value for r in rows if r.region == "both" and r.metric == "air_exp_ml" and r.is_default)
     rows += function_rows(expired, maps, air, down, others)
     rows += vq_rows(expired, maps)
     rows += prm_rows(expired, maps)

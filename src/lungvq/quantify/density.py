@@ -12,7 +12,7 @@ from lungvq.anatomy import LUNGS
 from lungvq.clinical.density import PERCENTILES, low_attenuation_pct, percentile_hu, trapping_volume_pct
 from lungvq.clinical.prm import EMPHYSEMA_HU, TRAPPING_HU, median_filter
 from lungvq.hu import density
-from lungvq.quantify.regions import Regions, Row
+from lungvq.quantify.regions import Region, Regions, Row
 from lungvq.volume import Volume
 
 __all__ = ["LAA_HU", "BreathHold", "Levels", "carried_rows", "ratio_rows", "scan_rows"]
@@ -29,7 +29,8 @@ class BreathHold:
     """One scan with its labels, all on one grid, and how its CT numbers are corrected.
 
     `carina_mm` is the height of the carina in LPS, where it is known; `small_vessels` the share of each voxel
-    that is blood in small vessels, where it was measured.
+    that is blood in small vessels, where it was measured; `free` calibrated HU of the lungs free of wall, defined
+    beyond them on a grid of its own: what lungs hold is told by it.
     """
 
     hu: Volume
@@ -38,6 +39,7 @@ class BreathHold:
     calibrate: Callable[[np.ndarray], np.ndarray]
     carina_mm: float | None = None
     small_vessels: Volume | None = None
+    free: Volume | None = None
 
     def regions(self) -> Regions:
         """Its lungs, lobes and zones of equal height."""
@@ -80,13 +82,18 @@ def scan_rows(breath: BreathHold, regions: Regions, levels: Levels, hold: str) -
     """
     hu = levels.hu
     mass_per_ml = density(hu.astype(np.float64))
+    free_of_wall = _masses(breath, regions)
     for region, counts in regions.add_up(levels.counts):
         n = float(counts.sum())
         volume, mass = n * regions.voxel_ml, float(counts @ mass_per_ml) * regions.voxel_ml
         if hold == "exp" or not region.zone_def:
             yield region.row(f"volume_{hold}_ml", volume, "mL", "mask@1")
-            yield region.row(f"mass_{hold}_g", mass, "g", "mask@1")
-            yield region.row(f"air_{hold}_ml", volume - mass, "mL", "mask@1")
+            weights = {"clear_of_wall@1": free_of_wall[region]} if free_of_wall else {}
+            weights["mask@1"] = mass
+            for method, weight in weights.items():
+                default = int(method == next(iter(weights)))
+                yield region.row(f"mass_{hold}_g", weight, "g", method, default)
+                yield region.row(f"air_{hold}_ml", volume - weight, "mL", method, default)
         yield region.row(f"mld_{hold}_hu", 1000 * (_over(mass, volume) - 1), "HU", "densitometry@1")
         for percent, value in zip(PERCENTILES, percentile_hu(hu, counts=counts), strict=True):
             yield region.row(f"perc{percent}_{hold}_hu", value, "HU", "densitometry@1")
@@ -109,6 +116,15 @@ def scan_rows(breath: BreathHold, regions: Regions, levels: Levels, hold: str) -
         for metric, threshold in LAA_HU[hold].items():
             least = low_attenuation_pct(quiet.hu, threshold, counts)
             yield region.row(metric, least, "%", "threshold_median3d@1", 0)
+
+
+def _masses(breath: BreathHold, regions: Regions) -> dict[Region, float]:
+    """Mass of each region free of wall, g; none where that was not looked at."""
+    if breath.free is None:
+        return {}
+    mass = density(regions.row(breath.free.resample(breath.hu.grid, antialias=False).array))
+    sums = regions.tally(np.zeros(mass.shape, np.int32), 1, mass)
+    return {region: float(g[0]) * regions.voxel_ml for region, g in sums}
 
 
 def carried_rows(
@@ -146,7 +162,7 @@ def carried_rows(
 def ratio_rows(rows: Iterable[Row]) -> Iterator[Row]:
     """Expiration over inspiration, from the default rows of both scans.
 
-    E/I of mean lung density is that of -1000 HU plus mass per volume, so that of a zone compares the same tissue.
+    E/I of mean lung density is that of a zone by -1000 HU plus mass per volume, so that it compares the same tissue.
     """
     known = {(r.region, r.metric): r for r in rows if r.is_default}
 
@@ -162,7 +178,10 @@ def ratio_rows(rows: Iterable[Row]) -> Iterator[Row]:
             {kind: value(region, f"{kind}_{hold}_{unit}") for kind, unit in (("volume", "ml"), ("mass", "g"))}
             for hold in ("exp", "insp")
         )
-        levels = [_over(b["mass"], b["volume"]) - 1 for b in (exp, insp)]
+        if zone_def:
+            levels = [_over(b["mass"], b["volume"]) - 1 for b in (exp, insp)]
+        else:
+            levels = [value(region, f"mld_{hold}_hu") for hold in ("exp", "insp")]
         yield Row(
             region, zone_def, "ei_volume_ratio", "ratio@1", 1, _over(exp["volume"], insp["volume"]), "1"
         )

@@ -107,7 +107,10 @@ _CODE = (
     "segment/*.py",
     "phantom/*.py",
     "quantify/*.py",
-    *(f"{name}.py" for name in ("ventilation", "perfusion", "ctp", "pair", "match", "maps", "hu", "breath")),
+    *(
+        f"{name}.py"
+        for name in ("ventilation", "perfusion", "ctp", "pair", "match", "wall", "maps", "hu", "breath")
+    ),
     *(
         f"{name}.py"
         for name in ("regional", "sharpness", "intervals", "pipeline", "fissures", "volume", "_sampling")

@@ -12,6 +12,7 @@ from scipy.ndimage import distance_transform_edt
 from lungvq.anatomy import LOBES, LUNGS
 from lungvq.bench.truth.robust import imposed_errors, offset_cost, repeated
 from lungvq.bench.truth.seen import Arrays, Seen, look, lungs_of, maps_of, rank, smoothed
+from lungvq.breath import Breath
 from lungvq.ctp import region_sigma
 from lungvq.hu import air_fraction, density
 from lungvq.intervals import lobe_borders, region_intervals
@@ -27,6 +28,7 @@ from lungvq.regional import LungField, Neighbourhoods, carry
 from lungvq.register import Registration
 from lungvq.ventilation import jacobian_gain, ventilation_terms
 from lungvq.volume import CANONICAL, Volume
+from lungvq.wall import lung_hu, wall_reach
 
 __all__ = ["SHELLS_MM", "Values", "measure", "pointwise"]
 
@@ -101,6 +103,7 @@ def measure(phantom: Phantom, tests: str = "") -> Values:
         **_changes(beside),
         **_defects(beside),
         **_shares(beside, lobes_exp, borders),
+        **_held(seen),
     }
     asked = tests.split()
     if "T2" in asked:
@@ -373,6 +376,30 @@ def _shares(beside: _Beside, lobes: Volume, borders: Mapping[str, float]) -> Val
                 low, high = said[region.name, "perfusion_fraction_pct"]
                 held.setdefault(f"blood_{kind}", []).append(bool(low <= blood <= high))
     return values | {"held": held}
+
+
+def _held(seen: Seen) -> Values:
+    """What both lungs hold, in percent above the truth: mass at expiration and inspiration, and air gained.
+
+    With our masks and free of wall, with the true masks and free of wall, and with our masks as scanned (null).
+    """
+    scalars = seen.phantom.truth.scalars
+    true = np.array([scalars[key] for key in ("mass_exp_g", "mass_insp_g", "air_gained_ml")], float)
+    spacing, rows = seen.registration.lungs.spacing, {}
+    for kind, insp, exp in (("ours", seen.insp, seen.exp), ("true", seen.true_insp, seen.true_exp)):
+        reach = wall_reach(insp, exp)
+        before, after = (lung_hu(b, spacing, reach).held.values() for b in (exp, insp))
+        gained = sum(t.air_ml for t in after) - sum(t.air_ml for t in before)
+        rows[kind] = np.array([sum(t.mass_g for t in before), sum(t.mass_g for t in after), gained])
+    (before_ml, before_g), (after_ml, after_g) = (_as_scanned(b) for b in (seen.exp, seen.insp))
+    rows["scanned"] = np.array([before_g, after_g, after_ml - after_g - (before_ml - before_g)])
+    return {f"held_{kind}_pct": [float(x) for x in 100 * (row / true - 1)] for kind, row in rows.items()}
+
+
+def _as_scanned(breath: Breath) -> tuple[float, float]:
+    """Volume in mL and mass in g of both lungs."""
+    mass = density(breath.calibrate(breath.ct.array[breath.anatomy.lungs.array > 0]))
+    return mass.size * breath.ct.voxel_ml, float(mass.sum(dtype=np.float64)) * breath.ct.voxel_ml
 
 
 def carry_true_lobes(true_lobes: Volume, lungs: Volume) -> Volume:

@@ -26,6 +26,7 @@ def report(found: Found) -> list[str]:
     tables = (
         _geometry,
         _pointwise,
+        _amounts,
         _ventilation,
         _imposed,
         _perfusion,
@@ -100,6 +101,24 @@ def _pointwise(found: Found) -> list[str]:
             ("m error %", _plain("t0_m_error_pct", ".2f")),
             ("sum %", _plain("t0_sum_pct", ".3f")),
         ],
+    )
+
+
+def _amounts(found: Found) -> list[str]:
+    """What lungs hold, on average and in every subject."""
+    names = {"ours": "ours", "true": "true masks", "scanned": "null: our masks, CT numbers as scanned"}
+    rows = []
+    for kind, words in names.items():
+        errors = np.array([v[f"held_{kind}_pct"] for _, v in found])
+        rows.append(
+            [words, *(f"{e.mean():+.1f} ({e.min():+.1f} to {e.max():+.1f})" for e in errors.T)],
+        )
+    return _table(
+        "What the lungs hold",
+        "How far mass and air gained of both lungs are off, percent: mean (range). Ours are free of wall: voxels that"
+        " are partly wall count as the lung beneath them.",
+        ["", "mass at expiration", "mass at inspiration", "air gained"],
+        rows,
     )
 
 

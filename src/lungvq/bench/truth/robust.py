@@ -14,7 +14,6 @@ from lungvq.clinical.heterogeneity import cv, iqr_over_mean
 from lungvq.clinical.vq import DEFECT_SHARE
 from lungvq.ctp import region_sigma
 from lungvq.hu import Calibration
-from lungvq.pair import lung_totals
 from lungvq.phantom import Phantom, rescan
 from lungvq.regional import Neighbourhoods, carry
 from lungvq.register import Registration
@@ -162,8 +161,7 @@ def _null(seen: Seen) -> list[float]:
 
 
 def _uncalibrated(breath: Breath) -> Breath:
-    totals = lung_totals(breath.ct, breath.anatomy.lungs, Calibration())
-    return replace(breath, calibrate=Calibration(), totals=totals)
+    return replace(breath, calibrate=Calibration())
 
 
 # --------------------------------------------------------------------------------------------------- another day

@@ -12,7 +12,6 @@ from lungvq import io
 from lungvq.anatomy import LUNG_OF_LOBE_LABEL
 from lungvq.breath import Breath, prepare
 from lungvq.match import alike
-from lungvq.pair import lung_totals
 from lungvq.phantom import Phantom
 from lungvq.pipeline import Options, estimate
 from lungvq.regional import Neighbourhoods, carry
@@ -132,8 +131,7 @@ def lungs_of(lobes: Volume) -> Volume:
 
 def with_lungs(breath: Breath, lungs: Volume) -> Breath:
     """The breath as it would be had segmentation found these lungs."""
-    totals = lung_totals(breath.ct, lungs, breath.calibrate)
-    return replace(breath, anatomy=replace(breath.anatomy, lungs=lungs), totals=totals)
+    return replace(breath, anatomy=replace(breath.anatomy, lungs=lungs))
 
 
 def true_registration(phantom: Phantom, found: Registration) -> Registration:
