@@ -17,7 +17,7 @@ from lungvq.regional import carry, fill_from_nearest, reaching_out, within
 from lungvq.register import Registration, warp_labels
 from lungvq.sharpness import blurred_within, matching_blur
 from lungvq.volume import Grid, Volume
-from lungvq.wall import LungHu
+from lungvq.wall import LungHu, clear_of_wall
 
 __all__ = ["alike", "carry_inspiration", "carry_lobes", "carry_map", "equally_sharp", "match", "one_scale"]
 
@@ -43,12 +43,14 @@ def match(insp: LungHu, exp: LungHu, registration: Registration) -> MatchedPair:
     hu_exp, hu_insp, jacobian, doubt = (
         within(volume, lungs) for volume in (hu_exp, hu_insp, registration.jacobian_raw, doubt)
     )
+    # Once more: a motion that errs brings what lies deeper beside the pleura, and the other way round.
+    hu_exp, clear = clear_of_wall(hu_exp, lungs, exp.wall_mm)
+    hu_insp, _ = clear_of_wall(hu_insp, lungs, exp.wall_mm)
     for name, label in LUNGS.items():
         where = lungs.array == label
         total = float(jacobian.array[where].sum(dtype=np.float64)) * lungs.voxel_ml
         if total > 0:
             jacobian.array[where] *= np.float32(_expected(insp, exp, lungs, name) / total)
-    own = exp.own.resample_labels(lungs.grid).array > 0
     return MatchedPair(
         hu_exp,
         hu_insp,
@@ -57,7 +59,7 @@ def match(insp: LungHu, exp: LungHu, registration: Registration) -> MatchedPair:
         insp.held,
         exp.held,
         doubt,
-        lungs.like(own & (lungs.array > 0)),
+        clear,
     ).with_errors_as_seen()
 
 

@@ -33,14 +33,14 @@ class LungHu:
     ----------
     hu : Volume
         Calibrated, float32; continued beyond the lungs, so that it can be carried to other grids.
-    own : Volume
-        uint8, on the same grid: 1 in voxels of the lungs that have their own CT number, not that of the lung beneath.
+    wall_mm : float
+        How far beneath the surface voxels may have been partly wall.
     held : dict of str to LungTotals
         Of each lung: the volume of its mask on the scan's own voxels, and the gas and mass that fill it.
     """
 
     hu: Volume
-    own: Volume
+    wall_mm: float
     held: dict[str, LungTotals]
 
 
@@ -69,15 +69,14 @@ def lung_hu(breath: Breath, spacing: Sequence[float], wall_mm: float) -> LungHu:
     lungs = breath.anatomy.lungs.resample_labels(grid)
     mean = np.full(above.shape, np.nan, np.float32)
     np.divide(above, below, out=mean, where=below > 0.05)
-    clear, own = clear_of_wall(within(lungs.like(mean), lungs), lungs, wall_mm)
-    hu = reaching_out(clear)
+    hu = reaching_out(clear_of_wall(within(lungs.like(mean), lungs), lungs, wall_mm)[0])
     per_ml = density(hu.resample(breath.ct.grid, antialias=False).array)
     held = {}
     for name, label in LUNGS.items():
         volume = breath.volumes_ml[name]
         mass = float(per_ml[breath.anatomy.lungs.array == label].sum(dtype=np.float64)) * breath.ct.voxel_ml
         held[name] = LungTotals(volume, volume - mass, mass)
-    return LungHu(hu, own, held)
+    return LungHu(hu, wall_mm, held)
 
 
 def clear_of_wall(hu: Volume, lungs: Volume, wall_mm: float) -> tuple[Volume, Volume]:
@@ -93,8 +92,8 @@ def clear_of_wall(hu: Volume, lungs: Volume, wall_mm: float) -> tuple[Volume, Vo
     -------
     hu : Volume
         Where nothing lies beneath, as in slivers, as it was; NaN outside the lungs.
-    own : Volume
-        uint8, 1 where it is as it was.
+    own : Volume of bool
+        Where it is as it was.
     """
     deep = np.zeros(lungs.shape, bool)
     half = min(lungs.spacing) / 2
@@ -108,4 +107,4 @@ def clear_of_wall(hu: Volume, lungs: Volume, wall_mm: float) -> tuple[Volume, Vo
     beneath = carry(Neighbourhoods(lungs, _BENEATH_MM, deep).mean(hu.array), lungs)
     own = (deep | ~np.isfinite(beneath)) & (lungs.array > 0)
     clear = np.where(own, hu.array, beneath)
-    return hu.like(clear), lungs.like(own.astype(np.uint8))
+    return hu.like(clear), lungs.like(own)

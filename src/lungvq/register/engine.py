@@ -439,8 +439,7 @@ def _register_lung(
         # What one more step would say is asked for, and not taken.
         _, seen = _refine_finely(fixed, moving, a.grid, motion, refine.FINE_WINDOWS[-1:])
     if parts is None:
-        motion = _unfold(motion, mask, h)
-        raw = jacobian(motion / h)
+        motion, raw = _unfold(motion, mask, h)
     else:
         motion, seen, raw = _refine_apart(fixed, moving, a, apart, parts)
     progress.fraction(1.0)
@@ -519,10 +518,10 @@ def _refine_apart(
         found, signs = _refine_finely(
             fixed, moving, grid, start, refine.FINE_WINDOWS, part=part, reach=_reach(grid, own, start)
         )
-        found = _unfold(found, own, h)
+        found, expansion = _unfold(found, own, h)
         refined[(slice(None), *box)][:, part] = found[:, part]
         seen[(slice(None), *box)][:, part] = signs[:, part]
-        raw[box][part] = jacobian(found / h)[part]
+        raw[box][part] = expansion[part]
     return refined, seen, raw
 
 
@@ -583,15 +582,17 @@ def _widened(field: Array, mask: Mask, pad: int) -> Array:
     return affine_field(constant, slope, wide.shape) + rest
 
 
-def _unfold(motion: Array, mask: Mask, h: float) -> Array:
-    """Where the map folds or nearly so, replace it by ever smoother versions of itself."""
+def _unfold(motion: Array, mask: Mask, h: float) -> tuple[Array, Array]:
+    """Where the map folds or nearly so, replace it by ever smoother versions of itself; and its Jacobian."""
+    found = jacobian(motion / h)
     for sigma in _UNFOLD_SIGMAS:
-        folded = (jacobian(motion / h) < _SMALLEST_JACOBIAN) & mask
+        folded = (found < _SMALLEST_JACOBIAN) & mask
         if not folded.any():
             break
         share = np.clip(4 * blur(binary_dilation(folded, iterations=2).astype(np.float32), sigma), 0, 1)
         motion = motion + share * (smooth(motion, mask, sigma) - motion)
-    return motion
+        found = jacobian(motion / h)
+    return motion, found
 
 
 def _evidence(

@@ -77,7 +77,10 @@ def _with_gradients(image: Array, distance: Array) -> Array:
     By central differences: those within a cell would draw the field to where interpolation averages most noise.
     """
     channels = [image, *np.gradient(image), distance, *np.gradient(distance)]
-    return np.ascontiguousarray(np.stack(channels, axis=-1, dtype=np.float32))
+    out = np.empty((*image.shape, len(channels)), np.float32)
+    for k, layer in enumerate(out):  # a layer fits the processor's cache
+        np.stack([channel[k] for channel in channels], axis=-1, out=layer)
+    return out
 
 
 @numba.njit(parallel=PRANGE, cache=True)
