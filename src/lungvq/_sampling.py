@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numba
 import numpy as np
 
@@ -58,33 +60,61 @@ def resample_linear(array, to_index, shape, fill):
     return out
 
 
+_TILE = 64  # lines that are laid side by side, so that one instruction does several of them
+
+
+@numba.njit(cache=True, fastmath={"contract"})
+def _weighted(to, lines, start, weights):
+    """Add to (B,) what `lines` (N, B) hold from `start` on, by their weights; those of no weight may be NaN."""
+    low, high = 0, weights.size
+    while low < high and weights[low] == 0:
+        low += 1
+    while high > low and weights[high - 1] == 0:
+        high -= 1
+    t = low
+    while t + 4 <= high:  # four at a time: `to` is read and written less
+        line, w, x, y, z = start + t, weights[t], weights[t + 1], weights[t + 2], weights[t + 3]
+        a, b, c, d = lines[line], lines[line + 1], lines[line + 2], lines[line + 3]
+        for n in range(to.size):
+            to[n] += w * a[n] + x * b[n] + y * c[n] + z * d[n]
+        t += 4
+    while t < high:
+        w, a = weights[t], lines[start + t]
+        for n in range(to.size):
+            to[n] += w * a[n]
+        t += 1
+
+
 @numba.njit(parallel=PRANGE, cache=True)
 def _weigh_middle(source, first, weights):
     """(A, N, B) to (A, M, B): each of M is a weighted sum of what begins at its `first` of N."""
-    count, width = weights.shape
+    count = weights.shape[0]
     out = np.zeros((source.shape[0], count, source.shape[2]), np.float32)
     for row in numba.prange(source.shape[0] * count):
         a, m = row // count, row % count
-        to = out[a, m]
-        for t in range(width):
-            w = weights[m, t]
-            if w != 0:
-                line = source[a, first[m] + t]
-                for b in range(to.size):
-                    to[b] += w * line[b]
+        _weighted(out[a, m], source[a], first[m], weights[m])
     return out
 
 
 @numba.njit(parallel=PRANGE, cache=True)
 def _weigh_last(source, first, weights):
     """(A, N) to (A, M), as `_weigh_middle`."""
-    count, width = weights.shape
-    out = np.zeros((source.shape[0], count), np.float32)
-    for a in numba.prange(source.shape[0]):
+    count = weights.shape[0]
+    lines, n = source.shape
+    out = np.empty((lines, count), np.float32)
+    for tile in numba.prange((lines + _TILE - 1) // _TILE):
+        start = tile * _TILE
+        rows = min(_TILE, lines - start)
+        side_by_side = np.empty((n, rows), np.float32)
+        for b in range(rows):
+            for m in range(n):
+                side_by_side[m, b] = source[start + b, m]
+        to = np.empty(rows, np.float32)
         for m in range(count):
-            for t in range(width):
-                if weights[m, t] != 0:
-                    out[a, m] += weights[m, t] * source[a, first[m] + t]
+            to[:] = 0
+            _weighted(to, side_by_side, first[m], weights[m])
+            for b in range(rows):
+                out[start + b, m] = to[b]
     return out
 
 
@@ -93,8 +123,9 @@ def weigh(array, axis, first, weights):
 
     Parameters
     ----------
-    array : ndarray of float32, shape (K, J, I)
+    array : ndarray of float32, contiguous
     axis : int
+        Not negative.
     first : ndarray of int, shape (M,)
         Index of the first value that each sum takes.
     weights : ndarray of float32, shape (M, W)
@@ -105,12 +136,34 @@ def weigh(array, axis, first, weights):
     ndarray of float32
         M along `axis`.
     """
-    k, j, i = array.shape
-    if axis == 2:
-        return _weigh_last(array.reshape(-1, i), first, weights).reshape(k, j, -1)
-    if axis == 1:
-        return _weigh_middle(array, first, weights)
-    return _weigh_middle(array.reshape(1, k, j * i), first, weights).reshape(-1, j, i)
+    before, n, behind = array.shape[:axis], array.shape[axis], array.shape[axis + 1 :]
+    if behind:
+        out = _weigh_middle(array.reshape(math.prod(before), n, -1), first, weights)
+    else:
+        out = _weigh_last(array.reshape(-1, n), first, weights)
+    return out.reshape(*before, -1, *behind)
+
+
+def banded(dense):
+    """What `weigh` takes, from the weight of every value in every sum.
+
+    Parameters
+    ----------
+    dense : ndarray, shape (M, N)
+        Every row with some weight.
+
+    Returns
+    -------
+    first : ndarray of int, shape (M,)
+    weights : ndarray of float32, shape (M, W)
+    """
+    n = dense.shape[1]
+    used = dense != 0
+    first, last = used.argmax(axis=1), n - used[:, ::-1].argmax(axis=1)
+    width = int((last - first).max())
+    first = np.minimum(first, n - width)
+    weights = np.take_along_axis(dense, first[:, None] + np.arange(width), axis=1)
+    return first, weights.astype(np.float32)
 
 
 @numba.njit(parallel=PRANGE, cache=True)

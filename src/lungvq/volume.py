@@ -434,6 +434,8 @@ def _line(
     """
     from scipy.ndimage import gaussian_filter1d
 
+    from lungvq import _sampling
+
     smooth = np.eye(n)
     if sigma := _smoothing(abs(step)):
         smooth = gaussian_filter1d(smooth, sigma, axis=0, mode="nearest")
@@ -443,9 +445,5 @@ def _line(
     below = at.astype(int)
     share = (at - below)[:, None]
     dense = (1 - share) * smooth[below] + share * smooth[np.minimum(below + 1, n - 1)]
-    used = dense != 0
-    first, last = used.argmax(axis=1), n - used[:, ::-1].argmax(axis=1)
-    width = int((last - first).max())
-    first = np.minimum(first, n - width)
-    weights = np.take_along_axis(dense, first[:, None] + np.arange(width), axis=1)
-    return first, weights.astype(np.float32), within
+    first, weights = _sampling.banded(dense)
+    return first, weights, within

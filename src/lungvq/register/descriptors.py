@@ -39,21 +39,23 @@ def _patch_distances(padded, image, pairs):
     """
     nz, ny, nx = image.shape
     out = np.zeros((12, nz, ny, nx), np.float32)
+    size = padded.shape[0] - nz - 1  # 3: told thus, loops are not unrolled, which takes long to compile
     for k in numba.prange(nz):
         column = np.empty((ny + 2, nx + 2), np.float32)  # summed along z
-        for c in range(12):
+        for c in range(pairs.shape[0]):
             p = pairs[c]
             column[:] = 0
-            for z in range(1, 4):
+            for z in range(1, 1 + size):
                 for j in range(ny + 2):
                     one, other = padded[k + z + p[0], j + 1 + p[1]], padded[k + z + p[3], j + 1 + p[4]]
                     a, b = one[1 + p[2] : 3 + p[2] + nx], other[1 + p[5] : 3 + p[5] + nx]
                     to = column[j]
                     for i in range(nx + 2):
-                        to[i] += (a[i] - b[i]) ** 2
+                        difference = a[i] - b[i]
+                        to[i] += difference * difference
             for j in range(ny):
                 to = out[c, k, j]
-                for y in range(3):
+                for y in range(size):
                     line = column[j + y]
                     for i in range(nx):
                         to[i] += line[i] + line[i + 1] + line[i + 2]

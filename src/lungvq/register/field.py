@@ -9,6 +9,7 @@ everything here is exact for affine fields up to and beyond the edge of the mask
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Literal
 
 import numba
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import spline_filter1d
 
+from lungvq import _sampling
 from lungvq._parallel import PRANGE
 
 Array = NDArray[np.float32]
@@ -41,58 +43,29 @@ REACH = 2.5
 """How many sigma a Gaussian reaches."""
 
 
-@numba.njit(parallel=PRANGE, cache=True, fastmath=True)
-def _blur_middle(source, taps):
-    """Convolve (A, N, B) along N, zero beyond the ends."""
-    outer, n, inner = source.shape
-    reach = taps.size // 2
-    out = np.zeros_like(source)
-    for row in numba.prange(outer * n):
-        a, m = row // n, row % n
-        to = out[a, m]
-        for t in range(max(0, m - reach), min(n, m + reach + 1)):
-            w, line = taps[t - m + reach], source[a, t]
-            for b in range(inner):
-                to[b] += w * line[b]
-    return out
-
-
-@numba.njit(parallel=PRANGE, cache=True, fastmath={"contract"})
-def _blur_last(source, taps):
-    """Convolve (A, N) along N, zero beyond the ends."""
-    outer, n = source.shape
-    reach = taps.size // 2
-    out = np.zeros_like(source)
-    for a in numba.prange(outer):
-        wide = np.zeros(n + 2 * reach, np.float32)
-        for m in range(n):
-            wide[reach + m] = source[a, m]
-        to = out[a]
-        for t in range(taps.size):
-            w = taps[t]
-            for m in range(n):
-                to[m] += w * wide[m + t]
-    return out
-
-
 def blur(array: Array, sigma: float | Sequence[float]) -> Array:
     """Gaussian smoothing of ``(..., K, J, I)`` along its last three axes; zero beyond the edges.
 
     `sigma` is in voxels, one for all axes or one each; the kernel ends at 2.5 sigma.
     """
-    along_k, along_j, along_i = (_taps(s) for s in np.broadcast_to(np.asarray(sigma, float), (3,)))
-    k, j, i = array.shape[-3:]
-    out = np.ascontiguousarray(array, np.float32)
-    out = _blur_middle(out.reshape(-1, k, j * i), along_k)
-    out = _blur_middle(out.reshape(-1, j, i), along_j)
-    out = _blur_last(out.reshape(-1, i), along_i)
-    return out.reshape(array.shape)
+    out: Array = np.ascontiguousarray(array, np.float32)
+    first = array.ndim - 3
+    for axis, s in enumerate(np.broadcast_to(np.asarray(sigma, float), (3,)), start=first):
+        out = _sampling.weigh(out, axis, *_gaussian(array.shape[axis], float(s)))
+    return out
 
 
-def _taps(sigma: float) -> NDArray[np.float32]:
+@cache
+def _gaussian(n: int, sigma: float) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Weights of a Gaussian along an axis of `n` voxels, as `_sampling.weigh` takes them."""
     reach = max(1, int(np.ceil(REACH * sigma)))
     taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-    return (taps / taps.sum()).astype(np.float32)
+    width = min(2 * reach + 1, n)
+    first = np.clip(np.arange(n) - reach, 0, n - width)
+    tap = first[:, None] + np.arange(width) - np.arange(n)[:, None] + reach
+    known = (tap >= 0) & (tap < taps.size)
+    weights = np.where(known, (taps / taps.sum())[np.clip(tap, 0, taps.size - 1)], 0)
+    return first, weights.astype(np.float32)
 
 
 def gaussian_mean(values: Array, mask: Mask, sigma: float) -> Array:
@@ -126,26 +99,19 @@ def halve_voxels(array: Array, axis: int, kind: Literal["linear", "cubic", "spli
     """
     if kind == "spline":
         array = spline_filter1d(array, axis=axis, output=np.float32, mode="mirror")
-    n = array.shape[axis]
-    width = [(2, 2) if a == axis else (0, 0) for a in range(array.ndim)]
-    wide = np.pad(array, width, mode="reflect", reflect_type="odd")
-    lines = wide.reshape(int(np.prod(array.shape[:axis])), n + 4, -1)
-    return _halved(lines, _QUARTER[kind]).reshape(*array.shape[:axis], 2 * n, *array.shape[axis + 1 :])
+    return _sampling.weigh(np.ascontiguousarray(array), axis, *_halves(array.shape[axis], kind))
 
 
-@numba.njit(parallel=PRANGE, cache=True)
-def _halved(wide, weights):
-    """Both halves of (A, N + 4, B) along N, but its two first and last: (A, 2 N, B)."""
-    outer, n, inner = wide.shape[0], wide.shape[1] - 4, wide.shape[2]
-    out = np.empty((outer, 2 * n, inner), np.float32)
-    p, q, r, s = weights
-    for a in numba.prange(outer):
-        for m in range(n):
-            for b in range(inner):
-                one, two, three = wide[a, m + 1, b], wide[a, m + 2, b], wide[a, m + 3, b]
-                out[a, 2 * m, b] = p * three + q * two + r * one + s * wide[a, m, b]
-                out[a, 2 * m + 1, b] = p * one + q * two + r * three + s * wide[a, m + 4, b]
-    return out
+@cache
+def _halves(n: int, kind: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Weights of `halve_voxels` along an axis of `n` voxels, as `_sampling.weigh` takes them."""
+    # Of two values beyond the edges, each is as far from the edge's as its mirror image.
+    wide = np.pad(np.eye(n), ((2, 2), (0, 0)), mode="reflect", reflect_type="odd")
+    dense = np.zeros((2 * n, n))
+    for tap, weight in enumerate(_QUARTER[kind]):
+        dense[0::2] += weight * wide[3 - tap : 3 - tap + n]
+        dense[1::2] += weight * wide[tap + 1 : tap + 1 + n]
+    return _sampling.banded(dense)
 
 
 @numba.njit(parallel=PRANGE, cache=True)

@@ -14,6 +14,7 @@ computed from one half of the lung alone, and a step is taken as far as it impro
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import numba
@@ -21,6 +22,7 @@ import numpy as np
 from scipy.ndimage import binary_dilation
 from scipy.special import erfinv
 
+from lungvq import _sampling
 from lungvq._parallel import PRANGE
 from lungvq.register.field import Array, Mask, blur, halve_voxels, smooth
 
@@ -158,48 +160,48 @@ def _normal_equations(fixed, gathered, stats, pleura, domain, noise2, pleura_wei
     the count of voxels last, (10, K/2, J/2, I/2); then those of the pleura, with the weighted sum of
     squared distances and the sum of weights last, (11, K/2, J/2, I/2).
     """
-    shape, blocks = fixed.shape, stats.shape[1:]
-    image = np.zeros((10, blocks[0], blocks[1], blocks[2]), np.float32)
-    surface = np.zeros((11, blocks[0], blocks[1], blocks[2]), np.float32)
-    for row in numba.prange(blocks[0]):
+    shape, (_, nk, nj, ni) = fixed.shape, stats.shape
+    image, surface = np.zeros((10, nk, nj, ni), np.float32), np.zeros((11, nk, nj, ni), np.float32)
+    for row in numba.prange(nk):
         bk = np.int64(row)
         for k in range(2 * bk, min(2 * bk + 2, shape[0])):
             for j in range(shape[1]):
                 for i in range(shape[2]):
                     if not domain[k, j, i]:
                         continue
-                    s = stats[:, bk, j // 2, i // 2]
-                    mean_f, mean_m = s[1] / s[0], s[3] / s[0]
-                    var_f = max(s[2] / s[0] - mean_f * mean_f, np.float32(0))
-                    var_m = max(s[4] / s[0] - mean_m * mean_m, np.float32(0))
-                    cov = s[5] / s[0] - mean_f * mean_m
+                    bj, bi = j // 2, i // 2
+                    n = stats[0, bk, bj, bi]
+                    mean_f, mean_m = stats[1, bk, bj, bi] / n, stats[3, bk, bj, bi] / n
+                    var_f = max(stats[2, bk, bj, bi] / n - mean_f * mean_f, np.float32(0))
+                    var_m = max(stats[4, bk, bj, bi] / n - mean_m * mean_m, np.float32(0))
+                    cov = stats[5, bk, bj, bi] / n - mean_f * mean_m
                     gain = max(cov, np.float32(0)) / (var_m + np.float32(1))
                     weight = np.float32(1) / (max(var_f - gain * cov, np.float32(0)) + noise2)
                     r = (fixed[k, j, i] - mean_f) - gain * (gathered[0, k, j, i] - mean_m)
-                    _add(image[:, bk, j // 2, i // 2], gathered[1:4, k, j, i], gain, weight, r)
-                    image[9, bk, j // 2, i // 2] += 1
+                    _add(image, (bk, bj, bi), gathered[1:4, k, j, i], gain, weight, r)
+                    image[9, bk, bj, bi] += 1
                     if abs(pleura[k, j, i]) < band:
                         r = pleura[k, j, i] - gathered[4, k, j, i]
                         weight = pleura_weight / (np.float32(1) + (r / doubt) ** 2) ** 2
-                        _add(surface[:, bk, j // 2, i // 2], gathered[5:8, k, j, i], np.float32(1), weight, r)
-                        surface[9, bk, j // 2, i // 2] += weight * r * r
-                        surface[10, bk, j // 2, i // 2] += weight
+                        _add(surface, (bk, bj, bi), gathered[5:8, k, j, i], np.float32(1), weight, r)
+                        surface[9, bk, bj, bi] += weight * r * r
+                        surface[10, bk, bj, bi] += weight
     return image, surface
 
 
 @numba.njit(cache=True)
-def _add(sums, gradient, gain, weight, r):
+def _add(sums, block, gradient, gain, weight, r):
     """Add one voxel's equation: its gradient, scaled, its weight and what is left to explain."""
     gz, gy, gx = gain * gradient[0], gain * gradient[1], gain * gradient[2]
-    sums[0] += weight * gz * gz
-    sums[1] += weight * gz * gy
-    sums[2] += weight * gz * gx
-    sums[3] += weight * gy * gy
-    sums[4] += weight * gy * gx
-    sums[5] += weight * gx * gx
-    sums[6] += weight * gz * r
-    sums[7] += weight * gy * r
-    sums[8] += weight * gx * r
+    sums[(0, *block)] += weight * gz * gz
+    sums[(1, *block)] += weight * gz * gy
+    sums[(2, *block)] += weight * gz * gx
+    sums[(3, *block)] += weight * gy * gy
+    sums[(4, *block)] += weight * gy * gx
+    sums[(5, *block)] += weight * gx * gx
+    sums[(6, *block)] += weight * gz * r
+    sums[(7, *block)] += weight * gy * r
+    sums[(8, *block)] += weight * gx * r
 
 
 @numba.njit(parallel=PRANGE, cache=True)
@@ -266,12 +268,20 @@ def _agreement(sums, step):
 
 def _halve(field: Array) -> Array:
     """Means over blocks of 2 x 2 x 2 voxels, rounded up: (C, K/2, J/2, I/2)."""
-    padded = np.pad(
-        field, [(0, 0)] + [(0, n % 2) for n in field.shape[1:]], mode="reflect", reflect_type="odd"
-    )
-    k, j, i = (n // 2 for n in padded.shape[1:])
-    blocks = padded.reshape(len(field), k, 2, j, 2, i, 2)
-    return np.ascontiguousarray(blocks.mean(axis=(2, 4, 6), dtype=np.float32))
+    for axis in (1, 2, 3):
+        field = _sampling.weigh(field, axis, *_pairs(field.shape[axis]))
+    return field
+
+
+@cache
+def _pairs(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Weights for means of every two values; where n is odd, of the last one and what lies straight on beyond it."""
+    dense = np.kron(np.eye((n + 1) // 2), [0.5, 0.5])[:, :n]
+    if n % 2 and n > 1:
+        dense[-1, -2:] = -0.5, 1.5
+    elif n == 1:
+        dense[:] = 1
+    return _sampling.banded(dense)
 
 
 def _double(field: Array, shape: tuple[int, ...]) -> Array:
