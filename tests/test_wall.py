@@ -58,6 +58,14 @@ def test_how_far_the_wall_reaches_goes_with_the_voxels_of_the_scans(lungs):
     assert kept[2] == 2 * 12 * 16 * 15
 
 
+def test_thick_slices_share_in_the_wall_as_far_as_they_go(lungs):
+    thick = Volume(lungs.array, AFFINE @ np.diag([2.5, 1, 1, 1]))
+    hu = scan(thick, -700, -700, -700)
+    hu.array[2], hu.array[17] = -300, -300  # the ends, of 5 mm
+    clear, _ = clear_of_wall(hu, thick, 2.7)
+    np.testing.assert_allclose(clear.array[lungs.array > 0], -700, atol=1e-3)
+
+
 def test_a_sliver_keeps_what_it_shows(lungs):
     thin = lungs.like(np.where(np.arange(20)[:, None, None] < 4, lungs.array, 0).astype(np.uint8))
     hu = thin.like(np.where(thin.array > 0, -600, np.nan).astype(np.float32))

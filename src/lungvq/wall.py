@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from lungvq.anatomy import LUNGS
 from lungvq.breath import Breath
@@ -102,9 +102,12 @@ def clear_of_wall(hu: Volume, lungs: Volume, wall_mm: float) -> tuple[Volume, Vo
         if lung.any():
             box = box_around(lung)
             inside = np.pad(lung[box], 1)
-            depth = distance_transform_edt(inside, sampling=lungs.spacing)[1:-1, 1:-1, 1:-1]
-            deep[box] |= depth - half > max(wall_mm, half)
-    beneath = carry(Neighbourhoods(lungs, _BENEATH_MM, deep).mean(hu.array), lungs)
-    own = (deep | ~np.isfinite(beneath)) & (lungs.array > 0)
-    clear = np.where(own, hu.array, beneath)
+            depth = distance_transform_edt(inside, sampling=lungs.spacing) - half
+            beneath = binary_erosion(inside) & (
+                depth > max(wall_mm, half)
+            )  # thick slices are wall as far as they go
+            deep[box] |= beneath[1:-1, 1:-1, 1:-1]
+    mean = carry(Neighbourhoods(lungs, _BENEATH_MM, deep).mean(hu.array), lungs)
+    own = (deep | ~np.isfinite(mean)) & (lungs.array > 0)
+    clear = np.where(own, hu.array, mean)
     return hu.like(clear), lungs.like(own)
