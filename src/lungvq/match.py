@@ -144,8 +144,7 @@ def one_scale(insp: Breath, exp: Breath) -> tuple[Breath, Breath]:
     if len(air) < 2 or abs(air[0] - air[1]) > _ONE_SCALE_HU or len(blood) == 1:
         return insp, exp
     scale = calibrate_hu(float(np.mean(air)), float(np.mean(blood)) if blood else None)
-    first, second = (replace(b, calibrate=scale) for b in (insp, exp))
-    return first, second
+    return replace(insp, calibrate=scale), replace(exp, calibrate=scale)
 
 
 _ONE_SCALE_HU = 20.0

@@ -103,11 +103,9 @@ def clear_of_wall(hu: Volume, lungs: Volume, wall_mm: float) -> tuple[Volume, Vo
             box = box_around(lung)
             inside = np.pad(lung[box], 1)
             depth = distance_transform_edt(inside, sampling=lungs.spacing) - half
-            beneath = binary_erosion(inside) & (
-                depth > max(wall_mm, half)
-            )  # thick slices are wall as far as they go
-            deep[box] |= beneath[1:-1, 1:-1, 1:-1]
+            # Thick slices may be wall as far as they go: the outermost voxels along any axis are left out.
+            clear = binary_erosion(inside) & (depth > max(wall_mm, half))
+            deep[box] |= clear[1:-1, 1:-1, 1:-1]
     mean = carry(Neighbourhoods(lungs, _BENEATH_MM, deep).mean(hu.array), lungs)
     own = (deep | ~np.isfinite(mean)) & (lungs.array > 0)
-    clear = np.where(own, hu.array, mean)
-    return hu.like(clear), lungs.like(own)
+    return hu.like(np.where(own, hu.array, mean)), lungs.like(own)

@@ -9,7 +9,7 @@ everything here is exact for affine fields up to and beyond the edge of the mask
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 from typing import Literal
 
 import numba
@@ -55,7 +55,7 @@ def blur(array: Array, sigma: float | Sequence[float]) -> Array:
     return out
 
 
-@cache
+@lru_cache(maxsize=64)  # of one case; each has its own sizes, and a worker sees hundreds
 def _gaussian(n: int, sigma: float) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Weights of a Gaussian along an axis of `n` voxels, as `_sampling.weigh` takes them."""
     reach = max(1, int(np.ceil(REACH * sigma)))
@@ -102,7 +102,7 @@ def halve_voxels(array: Array, axis: int, kind: Literal["linear", "cubic", "spli
     return _sampling.weigh(np.ascontiguousarray(array), axis, *_halves(array.shape[axis], kind))
 
 
-@cache
+@lru_cache(maxsize=64)  # of one case; each has its own sizes, and a worker sees hundreds
 def _halves(n: int, kind: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Weights of `halve_voxels` along an axis of `n` voxels, as `_sampling.weigh` takes them."""
     # Of two values beyond the edges, each is as far from the edge's as its mirror image.

@@ -14,7 +14,7 @@ computed from one half of the lung alone, and a step is taken as far as it impro
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 from typing import NamedTuple
 
 import numba
@@ -273,7 +273,7 @@ def _halve(field: Array) -> Array:
     return field
 
 
-@cache
+@lru_cache(maxsize=64)
 def _pairs(n: int) -> tuple[np.ndarray, np.ndarray]:
     """Weights for means of every two values; where n is odd, of the last one and what lies straight on beyond it."""
     dense = np.kron(np.eye((n + 1) // 2), [0.5, 0.5])[:, :n]

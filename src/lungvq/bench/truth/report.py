@@ -109,10 +109,8 @@ def _amounts(found: Found) -> list[str]:
     names = {"ours": "ours", "true": "true masks", "scanned": "null: our masks, CT numbers as scanned"}
     rows = []
     for kind, words in names.items():
-        errors = np.array([v[f"held_{kind}_pct"] for _, v in found])
-        rows.append(
-            [words, *(f"{e.mean():+.1f} ({e.min():+.1f} to {e.max():+.1f})" for e in errors.T)],
-        )
+        errors = np.array([v[f"held_{kind}_pct"] for _, v in found]).T
+        rows.append([words, *(f"{e.mean():+.1f} ({e.min():+.1f} to {e.max():+.1f})" for e in errors)])
     return _table(
         "What the lungs hold",
         "How far mass and air gained of both lungs are off, percent: mean (range). Ours are free of wall: voxels that"
