@@ -40,6 +40,12 @@ def hold():
     return BreathHold(hu, hu.like(lungs), hu.like(lobes), Calibration())
 
 
+@pytest.fixture
+def as_if_large(monkeypatch):
+    """The boxes hold 140 mL; outlines are as sure as those of a whole lung."""
+    monkeypatch.setattr("lungvq.intervals.SMALL_LUNG_ML", 0.0)
+
+
 def made(hold, value, error):
     full = [
         hold.lungs.like(np.where(hold.lungs.array > 0, x, np.nan).astype(np.float32)) for x in (value, error)
@@ -58,7 +64,7 @@ def test_area_of_a_flat_border(hold):
     assert areas == {"LUL": one, "LLL": one, "RUL": one, "RML": 2 * one, "RLL": one}
 
 
-def test_a_share_is_as_sure_as_independent_cubes_make_it(hold):
+def test_a_share_is_as_sure_as_independent_cubes_make_it(hold, as_if_large):
     # A second route: draw cubes of error, make each lung add up to what it holds, and look at the spread.
     maps = made(hold, 1.0, 0.2)
     low, high = region_intervals(hold, maps)["LLL", "ventilation_fraction_pct"]
@@ -89,7 +95,7 @@ def test_thin_lung_has_as_many_vessels_that_count_as_tissue(hold):
     assert (high - low) / 3.92 == pytest.approx(100 * KIND["perfusion"] * of_volume * (1 - f), rel=0.01)
 
 
-def test_an_uncertain_fissure_widens_the_lobe_and_not_the_lung(hold):
+def test_an_uncertain_fissure_widens_the_lobe_and_not_the_lung(hold, as_if_large):
     maps = made(hold, 1.0, 0.01)
     narrow = region_intervals(hold, maps)
     wide = region_intervals(hold, maps, border_mm=lobe_borders({}))
@@ -117,8 +123,8 @@ def test_without_ventilation_there_are_no_shares_of_it_but_an_amount(hold):
 
 
 def outline_error(ml):
-    """Of the air of a lung of `ml`, as a share: a small lung has more surface for its volume."""
-    return np.hypot(OUTLINE["ventilation"] * (SMALL_LUNG_ML / ml) ** (1 / 3), HU_SCALE)
+    """Of the air of a lung of `ml`, as a share: the outline of a small one errs by no fewer mL."""
+    return np.hypot(OUTLINE["ventilation"] * SMALL_LUNG_ML / ml, HU_SCALE)
 
 
 def test_an_outline_errs_by_the_air_of_both_scans(hold):
@@ -155,7 +161,7 @@ def test_thick_slices_blur_domes_and_bases(hold):
     assert np.sqrt(thick**2 - thin**2) == pytest.approx(ends_ml * 0.7 * np.sqrt(2), rel=1e-3)
 
 
-def test_a_map_that_is_made_to_add_up_cannot_be_wrong_as_a_whole(hold):
+def test_a_map_that_is_made_to_add_up_cannot_be_wrong_as_a_whole(hold, as_if_large):
     found = region_intervals(hold, made(hold, 1.0, 0.3))
     sure = region_intervals(hold, made(hold, 1.0, 1e-6))
     assert found["left", "ventilation_ml"] == pytest.approx(sure["left", "ventilation_ml"])
@@ -179,3 +185,59 @@ def test_a_zone_errs_by_what_its_end_slices_hold(hold):
         air = np.hypot(0.7 * 12 * slice_ml, 0.7 * 12 * slice_ml + whole[region])
         outline = outline_error(36 * slice_ml) * air
         assert (high - low) / 3.92 == pytest.approx(np.hypot(edge, outline), rel=0.01)
+
+
+@pytest.mark.parametrize("slice_mm", [0.6, 0.75, 1.0, 1.25])
+def test_thin_slices_keep_each_value_in_the_middle_of_its_interval(hold, slice_mm):
+    # Zones must be those of the table: thirds of all slices, not of every second or third that errors are counted on.
+    affine = AFFINE.copy()
+    affine[2, 0] *= slice_mm / 2
+    hu, lungs, lobes = (
+        Volume(np.ascontiguousarray(v.array[:-1]), affine) for v in (hold.hu, hold.lungs, hold.lobes)
+    )
+    thin = BreathHold(hu, lungs, lobes, Calibration())
+    maps = made(thin, 1.0, 1e-3)
+    maps["ventilation"].array[...] *= np.linspace(0.5, 2, len(lungs.array), dtype=np.float32)[:, None, None]
+    found = region_intervals(thin, maps)
+    regions = thin.regions()
+    values = regions.row(maps["ventilation"].array)
+    for region, where in regions:
+        ml = float(values[where].sum(dtype=float)) * lungs.voxel_ml
+        assert np.mean(found[region.name, "ventilation_ml"]) == pytest.approx(ml, rel=1e-5), region
+        if region.name != "both":
+            share = 100 * float(values[where].sum(dtype=float) / values.sum(dtype=float))
+            assert np.mean(found[region.name, "ventilation_fraction_pct"]) == pytest.approx(share, rel=1e-5)
+
+
+@pytest.mark.parametrize("ml_per_ml", [1.0, 0.02])
+def test_the_shares_of_two_lungs_are_equally_sure(hold, ml_per_ml):
+    # They add up to 100 %; also where the left lung hardly breathes.
+    values = np.where(hold.lungs.array == 1, ml_per_ml, 1.0) * (hold.lungs.array > 0)
+    maps = made(hold, 1.0, 0.1) | {
+        name: hold.lungs.like(values.astype(np.float32)) for name in ("ventilation", "perfusion")
+    }
+    found = region_intervals(hold, maps)
+    for metric in ("ventilation_fraction_pct", "perfusion_fraction_pct"):
+        left, right = found["left", metric], found["right", metric]
+        assert np.add(left, right[::-1]) == pytest.approx([100, 100], abs=1e-3), metric
+
+
+def test_a_lobe_shares_the_error_of_the_other_lung(hold):
+    # Of a hundred times the outline error, all of it in the left lung, which does not breathe: the share of a right
+    # lobe moves with the sum of both.
+    values = np.where(hold.lungs.array == 2, 1.0, 0.0) * (hold.lungs.array > 0)
+    maps = made(hold, 1.0, 1e-6) | {"ventilation": hold.lungs.like(values.astype(np.float32))}
+    low, high = region_intervals(hold, maps)["RLL", "ventilation_fraction_pct"]
+    right, left = (float((hold.lungs.array == n).sum()) * 0.008 for n in (2, 1))
+    lobe = float((hold.lobes.array == 5).sum()) * 0.008
+    outline = OUTLINE["ventilation"] * SMALL_LUNG_ML / left * np.hypot(0.7, 0.7) * left
+    assert (high - low) / 3.92 == pytest.approx(100 * lobe / right * outline / right, rel=0.25)
+    assert (high - low) / 3.92 >= 100 * lobe / right * outline / right
+
+
+def test_a_lung_that_is_not_there_has_no_interval(hold):
+    gone = hold.lungs.array == 1
+    lungs, lobes = (v.like(np.where(gone, 0, v.array).astype(np.uint8)) for v in (hold.lungs, hold.lobes))
+    alone = BreathHold(hold.hu, lungs, lobes, Calibration())
+    named = {region for region, _ in region_intervals(alone, made(alone, 1.0, 0.1))}
+    assert named == {"both", "right", "RUL", "RML", "RLL", "right_lower", "right_middle", "right_upper"}

@@ -57,7 +57,7 @@ class Regions:
     """
 
     def __init__(self, lungs: Volume, lobes: Volume, zones: np.ndarray | None = None) -> None:
-        self.lungs, self._lobes = lungs, lobes
+        self.lungs, self.lobes = lungs, lobes
         self.voxel_ml = lungs.voxel_ml
         self._voxels = np.flatnonzero(lungs.array)
         self.lung, self.lobe = self.row(lungs.array), self.row(lobes.array)
@@ -80,6 +80,12 @@ class Regions:
     def row(self, array: np.ndarray) -> np.ndarray:
         """Values of the voxels in the lungs, shape (N,)."""
         return array.ravel()[self._voxels]
+
+    def put(self, row: np.ndarray) -> Volume:
+        """A map of the voxels' values, with 0 outside the lungs."""
+        array = np.zeros(self.lungs.shape, row.dtype)
+        array.ravel()[self._voxels] = row
+        return self.lungs.like(array)
 
     def __iter__(self) -> Iterator[tuple[Region, np.ndarray]]:
         """Both lungs, each lung, each lobe, each zone, and which voxels of the row each has."""
@@ -160,7 +166,7 @@ class Regions:
         every = slice(None, None, k), slice(None, None, j), slice(None, None, i)
         affine = self.lungs.affine @ np.diag([k, j, i, 1.0])
         lungs, lobes = (
-            Volume(np.ascontiguousarray(v.array[every]), affine) for v in (self.lungs, self._lobes)
+            Volume(np.ascontiguousarray(v.array[every]), affine) for v in (self.lungs, self.lobes)
         )
         return Regions(lungs, lobes, self._slice_zones[::k]), every
 
@@ -182,7 +188,7 @@ class Regions:
         affine = grid.affine @ np.diag([*steps, 1.0])
         affine[:3, 3] += grid.affine[:3, :3] @ ((np.array(steps) - 1) / 2)
         middles = np.ix_(k, j, i)
-        lungs, lobes = (Volume(v.array[box][middles], affine) for v in (self.lungs, self._lobes))
+        lungs, lobes = (Volume(v.array[box][middles], affine) for v in (self.lungs, self.lobes))
         return Regions(lungs, lobes, self._slice_zones[depth][k]), box
 
     def kept(self, every: tuple[slice, slice, slice]) -> np.ndarray:
