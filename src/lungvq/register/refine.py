@@ -86,21 +86,21 @@ def _with_gradients(image: Array, distance: Array) -> Array:
 
 
 @numba.njit(parallel=PRANGE, cache=True)
-def _gather(source, fixed, field, domain, outside, far, out):
+def _gather(source, fixed, field, domain, pleura, band, outside, far, out):
     """What the moving scan has at the mapped voxels of `domain`, and sums over blocks of 2 x 2 x 2 voxels.
 
-    `source` (K', J', I', 8); `field` (3, K/2, J/2, I/2) holds for the middles of blocks and is interpolated
-    in between. Trilinear values go to `out` (8, K, J, I); returns the count and sums of F, F^2, M, M^2 and F M:
-    (6, K/2, J/2, I/2).
+    `source` (K', J', I', 8), of which the last four are asked within `band` of the `pleura` only; `field` (3, K/2,
+    J/2, I/2) holds for the middles of blocks and is interpolated in between. Trilinear values go to `out`
+    (8, K, J, I); returns the count and sums of F, F^2, M, M^2 and F M: (6, K/2, J/2, I/2).
     """
     sums = np.zeros((6, field.shape[1], field.shape[2], field.shape[3]), np.float32)
     for row in numba.prange(field.shape[1]):
-        _gather_blocks(np.int64(row), source, fixed, field, domain, outside, far, out, sums)
+        _gather_blocks(np.int64(row), source, fixed, field, domain, pleura, band, outside, far, out, sums)
     return sums
 
 
 @numba.njit(cache=True)  # apart from the parallel loop, in which it takes half as long again to compile
-def _gather_blocks(bk, source, fixed, field, domain, outside, far, out, sums):
+def _gather_blocks(bk, source, fixed, field, domain, pleura, band, outside, far, out, sums):
     """`_gather` for one layer of blocks."""
     nz, ny, nx = source.shape[:3]
     shape, blocks = domain.shape, field.shape[1:]
@@ -126,8 +126,8 @@ def _gather_blocks(bk, source, fixed, field, domain, outside, far, out, sums):
                     uy += share * field[1, fk, fj, fi]
                     ux += share * field[2, fk, fj, fi]
                 z, y, x = k + uz, j + uy, i + ux
-                for n in range(8):
-                    values[n] = 0
+                channels = 8 if abs(pleura[k, j, i]) < band else 4
+                values[:] = 0
                 if 0 <= z <= nz - 1 and 0 <= y <= ny - 1 and 0 <= x <= nx - 1:
                     iz, iy, ix = min(int(z), nz - 2), min(int(y), ny - 2), min(int(x), nx - 2)
                     fz, fy, fx = z - iz, y - iy, x - ix
@@ -136,11 +136,11 @@ def _gather_blocks(bk, source, fixed, field, domain, outside, far, out, sums):
                             w = (fz if dz else 1 - fz) * (fy if dy else 1 - fy)
                             a, b = np.float32(w * (1 - fx)), np.float32(w * fx)
                             line = source[iz + dz, iy + dy]
-                            for n in range(8):
+                            for n in range(channels):
                                 values[n] = values[n] + a * line[ix, n] + b * line[ix + 1, n]
                 else:
                     values[0], values[4] = outside, far
-                for n in range(8):
+                for n in range(channels):
                     out[n, k, j, i] = values[n]
                 f, m = fixed[k, j, i], values[0]
                 block = sums[:, bk, bj, bi]
@@ -352,9 +352,11 @@ def refine(
     field = _halve(field)
     shape = field.shape[1:]
     black = (np.indices(shape) // (_CELL // 2)).sum(axis=0) % 2 == 0
-    gathered = np.empty((8, *fixed.shape), np.float32)
+    gathered, band = np.empty((8, *fixed.shape), np.float32), np.float32(_PLEURA_BAND)
     for n, window in enumerate(windows):
-        sums = _gather(source, fixed, field, domain, np.float32(outside), np.float32(3.0), gathered)
+        sums = _gather(
+            source, fixed, field, domain, pleura, band, np.float32(outside), np.float32(3.0), gathered
+        )
         stats = blur(sums, _NORMALISE / 2)
         stats[0] = np.maximum(stats[0], 1e-6)
         image, surface = _normal_equations(
@@ -365,7 +367,7 @@ def refine(
             domain,
             np.float32(_NOISE_HU**2),
             np.float32(_PLEURA_WEIGHT),
-            np.float32(_PLEURA_BAND),
+            band,
             np.float32(_PLEURA_DOUBT),
         )
         sums = np.concatenate([image[:9] + _trust(surface) * surface[:9], image[9:]])
@@ -377,7 +379,7 @@ def refine(
             whole = blur(sums, window / 2).reshape(10, -1)
         if n == 0 or window != windows[n - 1]:
             belief = _belief(whole, np.float32(_RIDGE)).reshape(shape)
-            agreed = smooth(field, belief * np.minimum(sums[9] / 8, 1), _REACH / 2)
+            agreed = _smooth_coarsely(field, belief * np.minimum(sums[9] / 8, 1), _REACH / 2)
         tether = (agreed - field).reshape(3, -1)
         step = _step(whole, tether, shape)
         if not judged:
@@ -393,6 +395,13 @@ def refine(
     discord = np.sqrt(_mean_where(((of_black - of_white) ** 2).sum(axis=0) / 4, seen, _DISCORD / 2))
     fine = _double(np.stack([*field, discord, _weakness(whole).reshape(shape)]), fixed.shape)
     return Refined(np.ascontiguousarray(fine[:3]), np.maximum(fine[3], 0), np.maximum(fine[4], 0))
+
+
+def _smooth_coarsely(field: Array, weight: Array, sigma: float) -> Array:
+    """As `smooth`, on every second voxel, which is all that a Gaussian of more than two voxels leaves."""
+    coarse = _halve(weight[None])
+    mean = np.divide(_halve(field * weight), coarse, out=_halve(field), where=coarse > 0)
+    return _double(smooth(mean, np.maximum(coarse[0], 0), sigma / 2), weight.shape)
 
 
 def _trust(surface: Array) -> Array:
