@@ -7,7 +7,7 @@ import pytest
 
 from lungvq.breath import Breath
 from lungvq.hu import Calibration, calibrate_hu, density
-from lungvq.match import alike, one_scale
+from lungvq.match import alike, on_one_basis, one_scale
 from lungvq.phantom.scanner import Scanner, expose
 from lungvq.sharpness import blurred_within, matching_blur, sharpness
 from lungvq.volume import Grid, Volume
@@ -117,3 +117,33 @@ def test_coarse_pixels_tell_nothing():
 def test_without_even_tissue_nothing_is_told():
     empty = Volume(np.full((6, 40, 40), -1000, np.int16), np.eye(4))
     assert np.isnan(sharpness(empty, empty.like(np.zeros(empty.shape, np.uint8))))
+
+
+@pytest.mark.parametrize(
+    ("insp", "exp", "basis"),
+    [
+        ((-990.0, 68.0), (-995.0, 69.0), None),
+        ((-990.0, 68.0), (-995.0, 72.0), "air"),  # a little too much to be blood without contrast medium
+        ((-990.0, 45.0), (-995.0, None), "air"),
+        ((-930.0, None), (-995.0, 45.0), "air"),
+        ((None, 45.0), (-995.0, 45.0), "none"),
+    ],
+)
+def test_scales_of_a_pair_rest_on_the_same(soft, insp, exp, basis):
+    # One gain with blood and another without would make 2 to 3 % of mass out of nothing.
+    ct, lungs = soft
+
+    def held(role, seen):
+        return Breath(
+            role, None, ct, ct.grid, SimpleNamespace(lungs=lungs), None, calibrate_hu(*seen), None
+        )
+
+    *both, finding = on_one_basis(held("inspiration", insp), held("expiration", exp))
+    assert (finding.code, finding.severity) == ("HU_BASIS", "PASS" if basis is None else "WARN")
+    for breath, seen in zip(both, (insp, exp), strict=True):
+        assert breath.calibrate.basis == (basis or "air and blood")
+        assert (breath.calibrate.air_hu, breath.calibrate.blood_hu) == seen
+        if basis == "air":
+            assert (breath.calibrate.gain, breath.calibrate.offset) == (1, -1000 - seen[0])
+        elif basis == "none":
+            assert (breath.calibrate.gain, breath.calibrate.offset) == (1, 0)

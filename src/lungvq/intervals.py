@@ -232,7 +232,7 @@ def _shares(
     def sums(row: np.ndarray) -> dict[Region, float]:
         return {r: float(n[0]) * ml for r, n in regions.tally(one, 1, np.where(known, row, 0))}
 
-    outlines, squares = sums(held), sums(errors**2)
+    outlines, squares, defined = sums(held), sums(errors**2), sums(known)
     volumes = {r.name: float(n[0]) * ml for r, n in regions.tally(one, 1)}
     own_square = {r.name: v for r, v in squares.items()}
     whole = totals["both"]
@@ -249,7 +249,7 @@ def _shares(
     found = {}
     for region in outlines:
         total, lung = totals[region.name], _lung_of(region.name)
-        if not volumes[region.name]:
+        if not defined[region]:
             continue
         outline = outline_of(region)
         edge = ends.get(region.name, border_ml.get(region.name, 0.0) * abs(total) / volumes[region.name])

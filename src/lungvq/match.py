@@ -19,7 +19,7 @@ from lungvq.sharpness import blurred_within, matching_blur
 from lungvq.volume import Grid, Volume
 from lungvq.wall import LungHu, clear_of_wall
 
-__all__ = ["alike", "carry_inspiration", "carry_lobes", "carry_map", "equally_sharp", "match", "one_scale"]
+__all__ = ["alike", "carry_inspiration", "carry_lobes", "carry_map", "equally_sharp", "match", "on_one_basis", "one_scale"]
 
 
 def match(insp: LungHu, exp: LungHu, registration: Registration) -> MatchedPair:
@@ -129,6 +129,36 @@ def alike(insp: Breath, exp: Breath) -> tuple[Breath, Breath, Finding]:
         )
     first, second = (replace(b, blur_mm=blur) for b, blur in zip((insp, exp), blurs, strict=True))
     return first, second, finding
+
+
+def on_one_basis(insp: Breath, exp: Breath) -> tuple[Breath, Breath, Finding]:
+    """Both breath-holds with HU scales that rest on the same references, and a finding on whether they did before.
+
+    Blood that reads one HU too much to be believed would take the gain from one scan and leave it to the other, some
+    2 % of mass apart: what one scan does not have is used of neither.
+    """
+    ranks = [_BASES.index(b.calibrate.basis) for b in (insp, exp)]
+    if ranks[0] == ranks[1]:
+        message = f"The HU scales of both scans rest on the same: {insp.calibrate.basis}."
+        return insp, exp, passed("HU_BASIS", message)
+    weaker = _BASES[min(ranks)]
+
+    def resting(breath: Breath) -> Breath:
+        seen = breath.calibrate.air_hu, breath.calibrate.blood_hu
+        line = calibrate_hu(seen[0] if weaker == "air" else None, None)
+        return replace(breath, calibrate=replace(line, air_hu=seen[0], blood_hu=seen[1]))
+
+    told = " and ".join(f"that of {b.role} on {b.calibrate.basis}" for b in (insp, exp))
+    finding = warn(
+        "HU_BASIS",
+        f"The scans' HU scales could not rest on the same: {told}; both rest on {weaker} now.",
+        advice="Look at air and blood in QC: one scan may show contrast medium, or no trachea.",
+        touches=("density",),
+    )
+    return resting(insp), resting(exp), finding
+
+
+_BASES = ("none", "air", "air and blood")
 
 
 def one_scale(insp: Breath, exp: Breath) -> tuple[Breath, Breath]:

@@ -22,7 +22,16 @@ from lungvq.errors import PairError, UsageError
 from lungvq.findings import Finding, fail, passed, warn
 from lungvq.intervals import lobe_borders, region_intervals
 from lungvq.maps import make_maps
-from lungvq.match import alike, carry_inspiration, carry_lobes, carry_map, equally_sharp, match, one_scale
+from lungvq.match import (
+    alike,
+    carry_inspiration,
+    carry_lobes,
+    carry_map,
+    equally_sharp,
+    match,
+    on_one_basis,
+    one_scale,
+)
 from lungvq.methods import Estimator, load_estimator
 from lungvq.onebreath import without_breathing
 from lungvq.pair import MatchedPair, credible_scale
@@ -115,6 +124,7 @@ def analyse(
         inspired = prepare(insp, "inspiration", progress, lungs=given.lungs_insp)
     with clock.stage("finding the lungs at expiration"):
         expired = prepare(exp, "expiration", progress, lungs=given.lungs_exp)
+        inspired, expired, basis = on_one_basis(inspired, expired)
         inspired, expired, sharpness = alike(inspired, expired)
     banner = check_breathing(
         *(sum(breath.volumes_ml.values()) for breath in (inspired, expired)),
@@ -174,6 +184,7 @@ def analyse(
             *agreement(insp.facts, exp.facts),
             *inspired.findings,
             *expired.findings,
+            basis,
             sharpness,
             *lobes.findings,
             *registration.quality.findings,

@@ -226,7 +226,6 @@ def register_scans(
             "lobes_apart": lobes_apart,
             "quality": quality,
             "jacobian_closed_by": closure,
-            "notes": list(result.quality.notes),
             "findings": [finding.to_dict() for finding in result.quality.findings],
             **({"inverse_left_over_mm": left_over} if inverse else {}),
             "inputs": {"fixed": fixed.name, "moving": moving.name},

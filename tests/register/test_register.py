@@ -60,7 +60,7 @@ def test_jacobian_follows_the_truth(pair, result, label):
 def test_quality_describes_the_result(pair, result):
     q = result.quality
     assert set(q.lungs) == {"left", "right"}
-    assert q.notes == ()
+    assert q.findings and not any(f.code.startswith("LUNG_NOT_REGISTERED") for f in q.findings)
     assert q.overall.folded_percent == 0
     assert q.overall.dice > 0.97
     assert q.overall.closure == pytest.approx(1, abs=0.03)
@@ -127,14 +127,23 @@ def test_the_same_input_gives_the_same_result(pair, coarse):
     np.testing.assert_array_equal(again.jacobian.array, coarse.jacobian.array)
 
 
-def test_a_lung_that_is_missing_from_one_scan_is_left_out_with_a_note(pair):
+def test_a_lung_that_is_missing_from_one_scan_is_left_out_and_that_is_said(pair):
     only_right = pair.moving_lungs.like(np.where(pair.moving_lungs.array == 1, 0, pair.moving_lungs.array))
     result = register(pair.fixed, pair.moving, pair.fixed_lungs, only_right, options=COARSE)
     assert set(result.quality.lungs) == {"right"}
-    assert "left lung was not registered" in result.quality.notes[0]
+    (finding,) = (f for f in result.quality.findings if f.code == "LUNG_NOT_REGISTERED_LEFT")
+    assert (finding.severity, finding.touches) == ("FAIL", ("left",))
     assert np.isfinite(result.displacement.array).all()
-    assert (result.lungs.array == 1).any()
-    assert np.isnan(result.jacobian.array[result.lungs.array == 1]).all()
+    assert set(np.unique(result.lungs.array)) == {0, 2}
+    assert (np.isfinite(result.jacobian.array) == (result.lungs.array == 2)).all()
+
+
+def test_a_lung_that_neither_scan_shows_is_no_finding(pair):
+    fixed, moving = (
+        lungs.like(np.where(lungs.array == 1, 0, lungs.array)) for lungs in (pair.fixed_lungs, pair.moving_lungs)
+    )
+    result = register(pair.fixed, pair.moving, fixed, moving, options=COARSE)
+    assert not any(f.code.startswith("LUNG_NOT_REGISTERED") for f in result.quality.findings)
 
 
 def test_a_remnant_of_a_lung_is_registered_too(pair):

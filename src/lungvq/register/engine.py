@@ -36,6 +36,7 @@ from lungvq.register.quality import (
     Evidence,
     RegistrationQuality,
     check_islands,
+    check_registered,
     check_rims,
     check_surfaces,
     measure,
@@ -97,7 +98,7 @@ class Registration:
     displacement : Volume, (K, J, I, 3) float32
         ``u(x) = phi(x) - x`` in mm, LPS (x, y, z); finite everywhere.
     lungs : Volume, uint8
-        The fixed lungs, 1 left, 2 right.
+        The fixed lungs that were registered, 1 left, 2 right.
     jacobian, jacobian_raw : Volume, float32
         det grad phi, from each lung's own field: averaged within the lung, and as it is. NaN outside.
     moving_on_fixed : Volume, float32
@@ -254,9 +255,10 @@ def register(
         raise GeometryError(
             "expected the parts of the lungs on the grid of the moving scan, got another grid"
         )
-    sources, notes = _pair_up(fixed, moving, fixed_lungs, moving_lungs, options)
+    sources, missing = _pair_up(fixed, moving, fixed_lungs, moving_lungs, options)
+    unregistered = check_registered(missing, options.smallest_lung_ml)
     if not sources:
-        raise PairError("no lung can be registered: " + "; ".join(notes))
+        raise PairError("no lung can be registered: " + " ".join(f.message for f in unregistered))
 
     present = fixed_lungs.array > 0
     everything = Volume(present, fixed_lungs.affine).crop(box_around(present))
@@ -277,8 +279,7 @@ def register(
     }
     rims = {name: max(source.aerated_rim for source in pair) for name, pair in sources.items()}
     progress.stage("joining the lungs")
-    labels = fixed_lungs.resample_labels(grid).array
-    labels[np.isin(labels, [LUNGS[name] for name in results])] = 0  # theirs come from the share of each voxel
+    labels = np.zeros(grid.shape, np.uint8)
     smoothed, raw, error, jacobian_se = (np.full(grid.shape, np.nan, np.float32) for _ in range(4))
     h = options.spacing_mm
     sigma = options.jacobian_sigma_mm / h
@@ -304,8 +305,7 @@ def register(
         quality=RegistrationQuality(
             overall=measure([r.evidence for r in results.values()]),
             lungs=each,
-            notes=tuple(notes),
-            findings=(*check_surfaces(each), *check_rims(rims), *check_islands(crumbs)),
+            findings=(*unregistered, *check_surfaces(each), *check_rims(rims), *check_islands(crumbs)),
         ),
     )
 
@@ -332,23 +332,20 @@ def warp_labels(registration: Registration, labels: Volume, onto: Grid) -> Volum
 
 def _pair_up(
     fixed: Volume, moving: Volume, fixed_lungs: Volume, moving_lungs: Volume, options: RegisterOptions
-) -> tuple[dict[str, tuple[_Source, _Source]], list[str]]:
-    """The lungs there is enough of in both scans, and a sentence on each of the others."""
-    sources, notes = {}, []
+) -> tuple[dict[str, tuple[_Source, _Source]], dict[str, tuple[float, float]]]:
+    """The lungs there is enough of in both scans; of the others how many mL the fixed and the moving scan show."""
+    sources, missing = {}, {}
     for name, label in LUNGS.items():
-        ml = [np.count_nonzero(m.array == label) * m.voxel_ml for m in (fixed_lungs, moving_lungs)]
-        if min(ml) >= options.smallest_lung_ml:
+        before, after = (np.count_nonzero(m.array == label) * m.voxel_ml for m in (fixed_lungs, moving_lungs))
+        if min(before, after) >= options.smallest_lung_ml:
             finest = _FINE * options.spacing_mm
             sources[name] = (
                 _Source.cut(fixed, fixed_lungs, label, finest),
                 _Source.cut(moving, moving_lungs, label, finest),
             )
         else:
-            notes.append(
-                f"the {name} lung was not registered: {ml[0]:.0f} mL of it in the fixed scan and "
-                f"{ml[1]:.0f} mL in the moving scan, {options.smallest_lung_ml:.0f} mL are needed in both"
-            )
-    return sources, notes
+            missing[name] = before, after
+    return sources, missing
 
 
 def _finer(scan: Volume, lung: Mask, largest_mm: float) -> Volume:

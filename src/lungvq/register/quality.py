@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
-from lungvq.findings import Finding, passed, warn
+from lungvq.findings import Finding, fail, passed, warn
 from lungvq.register.field import Array, Mask
 
 __all__ = [
@@ -85,11 +85,10 @@ class LungQuality:
 
 @dataclass(frozen=True)
 class RegistrationQuality:
-    """Per lung and overall; a lung that could not be registered is missing and has a note."""
+    """Per lung and overall; a lung that could not be registered is missing and has a finding."""
 
     overall: LungQuality
     lungs: dict[str, LungQuality]
-    notes: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
 
     def to_dict(self) -> dict[str, object]:
@@ -186,6 +185,27 @@ def measure(lungs: list[Evidence]) -> LungQuality:
 
 def _mean(values: NDArray[np.float32]) -> float:
     return float(values.mean(dtype=float)) if values.size else float("nan")
+
+
+def check_registered(missing: dict[str, tuple[float, float]], needed_ml: float) -> tuple[Finding, ...]:
+    """Whether a lung that a scan shows could not be registered; `missing` has its mL in the fixed and the moving scan.
+
+    A lung that neither shows, as after its removal, is no finding.
+    """
+    return tuple(
+        fail(
+            f"LUNG_NOT_REGISTERED_{name.upper()}",
+            f"The {name} lung was not registered: {before:.0f} mL of it in the fixed scan and {after:.0f} mL in the"
+            f" moving scan, {needed_ml:.0f} mL are needed in both.",
+            value=round(min(before, after), 2),
+            limit=needed_ml,
+            unit="mL",
+            advice="Nothing is known of how it breathes. Look at the mask that holds less.",
+            touches=(name,),
+        )
+        for name, (before, after) in missing.items()
+        if max(before, after) > 0
+    )
 
 
 def check_surfaces(quality: dict[str, LungQuality]) -> tuple[Finding, ...]:

@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 from lungvq import io
 from lungvq.anatomy import LUNG_OF_LOBE_LABEL
 from lungvq.breath import Breath, prepare
-from lungvq.match import alike
+from lungvq.match import alike, on_one_basis
 from lungvq.phantom import Phantom
 from lungvq.pipeline import Options, estimate
 from lungvq.regional import Neighbourhoods, carry
@@ -82,6 +82,7 @@ def look(phantom: Phantom) -> Seen:
         prepare(io.Scan(volume, Path(role), "phantom", (), {}), role)
         for role, volume in (("inspiration", phantom.insp), ("expiration", phantom.exp))
     )
+    insp, exp, _ = on_one_basis(insp, exp)
     insp, exp, _ = alike(insp, exp)
     lobes = find_lobes(insp.ct, insp.anatomy)
     registration = register(
