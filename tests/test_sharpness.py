@@ -134,9 +134,7 @@ def test_scales_of_a_pair_rest_on_the_same(soft, insp, exp, basis):
     ct, lungs = soft
 
     def held(role, seen):
-        return Breath(
-            role, None, ct, ct.grid, SimpleNamespace(lungs=lungs), None, calibrate_hu(*seen), None
-        )
+        return Breath(role, None, ct, ct.grid, SimpleNamespace(lungs=lungs), None, calibrate_hu(*seen), None)
 
     *both, finding = on_one_basis(held("inspiration", insp), held("expiration", exp))
     assert (finding.code, finding.severity) == ("HU_BASIS", "PASS" if basis is None else "WARN")

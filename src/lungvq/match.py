@@ -19,7 +19,16 @@ from lungvq.sharpness import blurred_within, matching_blur
 from lungvq.volume import Grid, Volume
 from lungvq.wall import LungHu, clear_of_wall
 
-__all__ = ["alike", "carry_inspiration", "carry_lobes", "carry_map", "equally_sharp", "match", "on_one_basis", "one_scale"]
+__all__ = [
+    "alike",
+    "carry_inspiration",
+    "carry_lobes",
+    "carry_map",
+    "equally_sharp",
+    "match",
+    "on_one_basis",
+    "one_scale",
+]
 
 
 def match(insp: LungHu, exp: LungHu, registration: Registration) -> MatchedPair:

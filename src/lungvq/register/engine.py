@@ -336,7 +336,9 @@ def _pair_up(
     """The lungs there is enough of in both scans; of the others how many mL the fixed and the moving scan show."""
     sources, missing = {}, {}
     for name, label in LUNGS.items():
-        before, after = (np.count_nonzero(m.array == label) * m.voxel_ml for m in (fixed_lungs, moving_lungs))
+        before, after = (
+            float(np.count_nonzero(m.array == label)) * m.voxel_ml for m in (fixed_lungs, moving_lungs)
+        )
         if min(before, after) >= options.smallest_lung_ml:
             finest = _FINE * options.spacing_mm
             sources[name] = (

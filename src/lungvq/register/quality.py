@@ -188,7 +188,7 @@ def _mean(values: NDArray[np.float32]) -> float:
 
 
 def check_registered(missing: dict[str, tuple[float, float]], needed_ml: float) -> tuple[Finding, ...]:
-    """Whether a lung that a scan shows could not be registered; `missing` has its mL in the fixed and the moving scan.
+    """Whether a lung that a scan shows could not be registered; `missing`: its mL in the fixed and the moving scan.
 
     A lung that neither shows, as after its removal, is no finding.
     """
