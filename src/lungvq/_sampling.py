@@ -86,22 +86,19 @@ def _weighted(to, lines, start, weights):
 
 
 @numba.njit(parallel=PRANGE, cache=True)
-def _weigh_middle(source, first, weights):
-    """(A, N, B) to (A, M, B): each of M is a weighted sum of what begins at its `first` of N."""
+def _weigh_middle(source, first, weights, out):
+    """(A, N, B) to (A, M, B), 0 before: each of M is a weighted sum of what begins at its `first` of N."""
     count = weights.shape[0]
-    out = np.zeros((source.shape[0], count, source.shape[2]), np.float32)
     for row in numba.prange(source.shape[0] * count):
         a, m = row // count, row % count
         _weighted(out[a, m], source[a], first[m], weights[m])
-    return out
 
 
 @numba.njit(parallel=PRANGE, cache=True)
-def _weigh_last(source, first, weights):
+def _weigh_last(source, first, weights, out):
     """(A, N) to (A, M), as `_weigh_middle`."""
     count = weights.shape[0]
     lines, n = source.shape
-    out = np.empty((lines, count), np.float32)
     for tile in numba.prange((lines + _TILE - 1) // _TILE):
         start = tile * _TILE
         rows = min(_TILE, lines - start)
@@ -115,7 +112,6 @@ def _weigh_last(source, first, weights):
             _weighted(to, side_by_side, first[m], weights[m])
             for b in range(rows):
                 out[start + b, m] = to[b]
-    return out
 
 
 def weigh(array, axis, first, weights):
@@ -137,11 +133,13 @@ def weigh(array, axis, first, weights):
         M along `axis`.
     """
     before, n, behind = array.shape[:axis], array.shape[axis], array.shape[axis + 1 :]
+    count, lines = len(weights), math.prod(before)
+    out = np.zeros((lines, count, math.prod(behind)), np.float32)
     if behind:
-        out = _weigh_middle(array.reshape(math.prod(before), n, -1), first, weights)
+        _weigh_middle(array.reshape(lines, n, -1), first, weights, out)
     else:
-        out = _weigh_last(array.reshape(-1, n), first, weights)
-    return out.reshape(*before, -1, *behind)
+        _weigh_last(array.reshape(lines, n), first, weights, out[..., 0])
+    return out.reshape(*before, count, *behind)
 
 
 def banded(dense):

@@ -32,13 +32,12 @@ _PAIRS = np.array(
 
 
 @numba.njit(parallel=PRANGE, cache=True)
-def _patch_distances(padded, image, pairs):
-    """Summed squared difference of 3x3x3 patches around a voxel's neighbours, (12, K, J, I).
+def _patch_distances(padded, pairs, out):
+    """To `out` (12, K, J, I), 0 before, the summed squared differences of 3x3x3 patches around a voxel's neighbours.
 
-    `padded` is `image` with two more voxels on every side.
+    `padded` is the image with two more voxels on every side.
     """
-    nz, ny, nx = image.shape
-    out = np.zeros((12, nz, ny, nx), np.float32)
+    _, nz, ny, nx = out.shape
     size = padded.shape[0] - nz - 1  # 3: told thus, loops are not unrolled, which takes long to compile
     for k in numba.prange(nz):
         column = np.empty((ny + 2, nx + 2), np.float32)  # summed along z
@@ -59,15 +58,12 @@ def _patch_distances(padded, image, pairs):
                     line = column[j + y]
                     for i in range(nx):
                         to[i] += line[i] + line[i + 1] + line[i + 2]
-    return out
 
 
 @numba.njit(parallel=PRANGE, cache=True)
-def _quantise(distance, floor):
+def _quantise(distance, floor, out):
     """(12, N) patch distances to thermometer codes, (N,) of uint64."""
-    n = distance.shape[1]
-    out = np.empty(n, np.uint64)
-    for p in numba.prange(n):
+    for p in numba.prange(out.size):
         low, mean = distance[0, p], np.float32(0)
         for c in range(12):
             low = min(low, distance[c, p])
@@ -82,7 +78,6 @@ def _quantise(distance, floor):
                 if distance[c, p] - low <= scale * _LEVELS[level]:
                     code |= np.uint64(1) << np.uint64(5 * c + level)
         out[p] = code
-    return out
 
 
 def encode(image: Array, mask: Mask) -> NDArray[np.uint64]:
@@ -100,8 +95,10 @@ def encode(image: Array, mask: Mask) -> NDArray[np.uint64]:
     ndarray of uint64, shape (K, J, I)
         The number of bits in which two codes differ is their dissimilarity, 0 to 64.
     """
-    distance = _patch_distances(np.pad(image, 2, mode="edge"), image, _PAIRS)
+    distance = np.zeros((len(_PAIRS), *image.shape), np.float32)
+    _patch_distances(np.pad(image, 2, mode="edge"), _PAIRS, distance)
     spread = distance.mean(axis=0) - distance.min(axis=0)
     floor = 0.05 * float(spread[mask].mean()) if mask.any() else 1.0
-    codes = _quantise(distance.reshape(12, -1), max(floor, 1e-3)).reshape(image.shape)
+    codes = np.empty(image.shape, np.uint64)
+    _quantise(distance.reshape(12, -1), max(floor, 1e-3), codes.ravel())
     return np.where(mask, codes | _MASK_BITS, codes)

@@ -60,14 +60,13 @@ def _count_bits(typingctx, value):  # one machine instruction, which neither num
 
 
 @numba.njit(parallel=PRANGE, cache=True)
-def _costs(fixed, moving, pad, nodes, step, steps):
-    """Counts of differing bits over 27 samples, `step` apart, around each node: (nodes, labels along k, j, i).
+def _costs(fixed, moving, pad, nodes, step, steps, out):
+    """Counts of differing bits over 27 samples, `step` apart, around each node: to (nodes, labels along k, j, i).
 
     `moving` has `pad` more voxels than `fixed` on every side, enough for the largest displacement.
     """
     width = 2 * steps + 1
     wide = width + 2
-    out = np.empty((nodes.shape[0], width, width, width), np.uint16)
     for n in numba.prange(nodes.shape[0]):
         k, j, i = nodes[n, 0], nodes[n, 1], nodes[n, 2]
         # All that the samples meet lies on one lattice: laid out without gaps, it is compared at one go.
@@ -90,7 +89,6 @@ def _costs(fixed, moving, pad, nodes, step, steps):
             for b in range(width):
                 for c in range(width):
                     out[n, a, b, c] = differing[b * wide + c]
-    return out
 
 
 @numba.njit(parallel=PRANGE, cache=True)
@@ -190,11 +188,12 @@ def search(
     """
     shifted = start - np.float32(pad)  # start counts from the padded corner
     shape = tuple(n - 2 * pad for n in start.shape[1:])
-    warped = pull(moving[None], shifted, False, np.float32(outside))[0]
-    warped_mask = pull(moving_mask[None], shifted, False, np.float32(0))[0] > 0.5
+    warped = pull(moving[None], shifted, False, outside)[0]
+    warped_mask = pull(moving_mask[None], shifted, False, 0.0)[0] > 0.5
     on, nodes = _lattice(mask, level.lattice)
     nodes = np.clip(nodes, level.step, np.array(mask.shape) - 1 - level.step)
-    costs = _costs(fixed, encode(warped, warped_mask), pad, nodes, level.step, level.steps)
+    costs = np.empty((len(nodes), *(2 * level.steps + 1,) * 3), np.uint16)
+    _costs(fixed, encode(warped, warped_mask), pad, nodes, level.step, level.steps, costs)
     chosen = np.zeros((len(nodes), 3), np.float32)
     target = np.zeros((len(nodes), 3), np.float32)
     belief = np.zeros(len(nodes), np.float32)
@@ -224,4 +223,4 @@ def search(
             for component in agreed * np.float32(level.step)
         ]
     )
-    return step + pull(start, step + np.float32(pad), True, np.float32(0))
+    return step + pull(start, step + pad, True, 0.0)

@@ -475,7 +475,7 @@ def _search(a: _Lung, b: _Lung, extents: tuple[NDArray, NDArray], progress: Prog
 
 def _likeness(a: _Lung, b: _Lung, motion: Array) -> Array:
     """Local correlation of a lung with the other scan as `motion` brings it there, in mm."""
-    warped = pull(b.hu[None], _to_index(motion, a.grid, b.grid), False, np.float32(_OUTSIDE_HU))[0]
+    warped = pull(b.hu[None], _to_index(motion, a.grid, b.grid), False, _OUTSIDE_HU)[0]
     return refine.local_correlation(a.hu, warped, a.mask, sigma=_LIKENESS)
 
 
@@ -569,7 +569,7 @@ def _carried(values: Array, grid: Grid, onto: Grid) -> Array:
     """A field on another grid along the same axes, by linear interpolation."""
     scale = onto.spacing[0] / grid.spacing[0]
     first = grid.index(onto.world((0, 0, 0)))
-    return pull(values, _straight(np.full(3, scale), first, onto.shape, pad=0), True, np.float32(0))
+    return pull(values, _straight(np.full(3, scale), first, onto.shape, pad=0), True, 0.0)
 
 
 def _widened(field: Array, mask: Mask, pad: int) -> Array:
@@ -603,12 +603,12 @@ def _evidence(
     mask = a.mask
 
     def warp(image: Array, by: Array, fill: float) -> Array:
-        return pull(image[None], by, False, np.float32(fill))[0]
+        return pull(image[None], by, False, fill)[0]
 
     gap = signed_distance(b.mask, h)
     surface = mask & binary_dilation(~mask)
     # the middle of a voxel at the surface lies half a voxel within
-    beyond = -h / 2 - pull(gap[None], field, True, np.float32(0))[0][surface]
+    beyond = -h / 2 - pull(gap[None], field, True, 0.0)[0][surface]
     slices = np.flatnonzero(mask.any(axis=(1, 2)))
     height = (np.nonzero(surface)[0] - slices[0]) / max(slices[-1] - slices[0], 1)
     return Evidence(
@@ -668,7 +668,7 @@ def _warp(moving: Volume, moving_lungs: Volume, displacement: Volume) -> Volume:
     coarse = moving.resample(grid_around(inner, h))
     motion = np.moveaxis(displacement.array, -1, 0)[::-1]
     field = _to_index(np.ascontiguousarray(motion), displacement.grid, coarse.grid)
-    warped = pull(coarse.array[None], field, False, np.float32(np.nan))[0]
+    warped = pull(coarse.array[None], field, False, float("nan"))[0]
     return Volume(warped, displacement.affine)
 
 

@@ -15,7 +15,6 @@ from typing import Literal
 import numba
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import spline_filter1d
 
 from lungvq import _sampling
 from lungvq._parallel import PRANGE
@@ -97,8 +96,6 @@ def halve_voxels(array: Array, axis: int, kind: Literal["linear", "cubic", "spli
     ndarray of float32
         Twice as long along `axis`; its first value lies a quarter of a voxel before the first of `array`.
     """
-    if kind == "spline":
-        array = spline_filter1d(array, axis=axis, output=np.float32, mode="mirror")
     return _sampling.weigh(np.ascontiguousarray(array), axis, *_halves(array.shape[axis], kind))
 
 
@@ -111,11 +108,21 @@ def _halves(n: int, kind: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     for tap, weight in enumerate(_QUARTER[kind]):
         dense[0::2] += weight * wide[3 - tap : 3 - tap + n]
         dense[1::2] += weight * wide[tap + 1 : tap + 1 + n]
+    if kind == "spline" and n > 1:
+        dense @= np.linalg.inv(_b_splines(n))
+        dense[np.abs(dense) < 1e-4] = 0  # seven voxels away
+        dense /= dense.sum(axis=1, keepdims=True)
     return _sampling.banded(dense)
 
 
-@numba.njit(parallel=PRANGE, cache=True)
-def pull(source, field, clamp, fill):
+def _b_splines(n: int) -> NDArray[np.float64]:
+    """Values at `n` > 1 points in a row from the coefficients of cubic B-splines, mirrored at both ends."""
+    values = np.eye(n) * 4 + np.eye(n, k=1) + np.eye(n, k=-1)
+    values[0, 1] = values[-1, -2] = 2
+    return values / 6
+
+
+def pull(source: Array, field: Array, clamp: bool, fill: float) -> Array:
     """Values of `source` at every voxel's own index plus `field`, by trilinear interpolation.
 
     Parameters
@@ -131,9 +138,15 @@ def pull(source, field, clamp, fill):
     -------
     ndarray of float32, shape (C, k, j, i)
     """
+    out = np.empty((len(source), *field.shape[1:]), np.float32)
+    _pull(np.ascontiguousarray(source), np.ascontiguousarray(field), clamp, np.float32(fill), out)
+    return out
+
+
+@numba.njit(parallel=PRANGE, cache=True)
+def _pull(source, field, clamp, fill, out):
     channels, nz, ny, nx = source.shape
     shape = field.shape
-    out = np.empty((channels, shape[1], shape[2], shape[3]), np.float32)
     for k in numba.prange(shape[1]):
         for j in range(shape[2]):
             for i in range(shape[3]):
@@ -150,7 +163,6 @@ def pull(source, field, clamp, fill):
                 fz, fy, fx = z - z0, y - y0, x - x0
                 for c in range(channels):
                     out[c, k, j, i] = _between(source[c], z0, y0, x0, fz, fy, fx)
-    return out
 
 
 @numba.njit(inline="always")
@@ -165,7 +177,7 @@ def _between(s, z, y, x, fz, fy, fx):
 
 def compose(outer: Array, inner: Array) -> Array:
     """The field of "first `inner`, then `outer`": ``inner(x) + outer(x + inner(x))``."""
-    return inner + pull(outer, inner, True, np.float32(0))
+    return inner + pull(outer, inner, True, 0.0)
 
 
 def invert(field: Array, *, iterations: int = 30) -> Array:
@@ -175,12 +187,15 @@ def invert(field: Array, *, iterations: int = 30) -> Array:
     """
     inverse = -field
     for _ in range(iterations):
-        inverse = 0.5 * inverse - 0.5 * pull(field, inverse, True, np.float32(0))
+        inverse = 0.5 * inverse - 0.5 * pull(field, inverse, True, 0.0)
     return inverse
 
 
+_ENOUGH = 50_000  # voxels tell an affine map
+
+
 def fit_affine(values: Array, weight: Array | Mask) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Least-squares ``values ~ constant + slope @ index`` where `weight` is positive, by weight.
+    """Least-squares ``values ~ constant + slope @ index`` where `weight` is positive, by weight; on some of many.
 
     Returns
     -------
@@ -188,10 +203,14 @@ def fit_affine(values: Array, weight: Array | Mask) -> tuple[NDArray[np.float64]
     slope : ndarray, shape (C, 3)
         Damped where the points are too few or lie in one plane.
     """
-    here = weight > 0
-    index = np.argwhere(here).astype(float)
-    w = weight[here].astype(float)
-    target = values[:, here].astype(float)
+    step = max(1, round((weight.size / _ENOUGH) ** (1 / 3)))
+    some = (slice(None, None, step),) * 3
+    if np.count_nonzero(weight[some]) < _ENOUGH / 100:
+        step, some = 1, (slice(None),) * 3
+    here = weight[some] > 0
+    index = step * np.argwhere(here).astype(float)
+    w = weight[some][here].astype(float)
+    target = values[(slice(None), *some)][:, here].astype(float)
     centre, mean = w @ index / w.sum(), target @ w / w.sum()
     centred = index - centre
     weighed = centred.T * w
@@ -213,7 +232,7 @@ def affine_field(constant: NDArray, slope: NDArray, shape: tuple[int, ...]) -> A
     return np.stack([np.broadcast_to(f, shape) for f in fields]).astype(np.float32)
 
 
-@numba.njit(parallel=PRANGE, cache=True)
+@numba.njit(cache=True)
 def _line_up(sums, axes, ridge, reach):
     """Evaluate at each voxel the local straight-line fits whose weighted sums are given; (C, N).
 
@@ -221,7 +240,7 @@ def _line_up(sums, axes, ridge, reach):
     """
     channels, n = (sums.shape[0] - 10) // 4, sums.shape[1]
     out = np.empty((channels, n), np.float32)
-    for p in numba.prange(n):
+    for p in range(n):
         w = sums[0, p]
         if w < 1e-4:
             for c in range(channels):

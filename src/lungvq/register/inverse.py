@@ -60,7 +60,7 @@ def inverse_field(
     left = np.full(grid.shape, np.inf, np.float32)
     pace = np.ones(grid.shape, np.float32)
     for _ in range(_ROUNDS):
-        miss = target - at - pull(motion, at - own, True, np.float32(0))
+        miss = target - at - pull(motion, at - own, True, 0.0)
         now = np.sqrt((miss**2).sum(axis=0))
         pace = np.where(now > left, np.float32(0.5) * pace, pace)
         left = now

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 
 import numpy as np
+import SimpleITK as sitk
 from numpy.typing import NDArray
-from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from lungvq.findings import Finding, fail, passed, warn
 from lungvq.register.field import Array, Mask
@@ -118,21 +118,25 @@ class Evidence:
     @cached_property
     def core(self) -> Mask:
         """Away from the pleura; all of the lung where nothing is."""
-        core = binary_erosion(self.mask, iterations=3)
+        core = np.zeros_like(self.mask)
+        core[self.mask] = self.depth_mm > 3 * np.cbrt(1000 * self.voxel_ml)
         return core if core.any() else self.mask
 
     @cached_property
     def depth_mm(self) -> NDArray[np.float32]:
         """Of each voxel of the lung under its surface."""
-        inside = distance_transform_edt(self.mask)[self.mask] - 0.5
-        return (inside * np.cbrt(1000 * self.voxel_ml)).astype(np.float32)
+        return -signed_distance(self.mask, float(np.cbrt(1000 * self.voxel_ml)))[self.mask]
 
 
 def signed_distance(mask: Mask, spacing: float) -> NDArray[np.float32]:
     """Distance to the surface of a mask in mm, negative inside, zero on the faces between voxels."""
-    outside = distance_transform_edt(~mask) - 0.5
-    inside = distance_transform_edt(mask) - 0.5
-    return np.where(mask, -inside, outside).astype(np.float32) * np.float32(spacing)
+    image = sitk.GetImageFromArray(mask.astype(np.uint8))
+    to_border: NDArray[np.float32] = (
+        sitk.GetArrayFromImage(  # from the mask's outermost voxels, negative inside
+            sitk.SignedMaurerDistanceMap(image, squaredDistance=False, useImageSpacing=False)
+        )
+    )
+    return (to_border - np.float32(0.5)) * np.float32(spacing)
 
 
 def measure(lungs: list[Evidence]) -> LungQuality:

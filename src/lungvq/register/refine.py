@@ -85,25 +85,27 @@ def _with_gradients(image: Array, distance: Array) -> Array:
     return out
 
 
-@numba.njit(parallel=PRANGE, cache=True)
-def _gather(source, fixed, field, domain, pleura, band, outside, far, out):
-    """What the moving scan has at the mapped voxels of `domain`, and sums over blocks of 2 x 2 x 2 voxels.
+# Kernels of several threads are given what they fill: an array made within takes longer to compile than the rest.
 
-    `source` (K', J', I', 8), of which the last four are asked within `band` of the `pleura` only; `field` (3, K/2,
-    J/2, I/2) holds for the middles of blocks and is interpolated in between. Trilinear values go to `out`
-    (8, K, J, I); returns the count and sums of F, F^2, M, M^2 and F M: (6, K/2, J/2, I/2).
+
+@numba.njit(parallel=PRANGE, cache=True)
+def _gather(source, field, band, outside, far, here, sums):
+    """What the moving scan has at the mapped voxels of the fixed one, and sums over blocks of 2 x 2 x 2 voxels.
+
+    `source` (K', J', I', 8); `field` (3, K/2, J/2, I/2) holds for the middles of blocks and is interpolated in
+    between. Trilinear values go to the first eight of `here` (10, K, J, I), the last four of them within `band` of the
+    pleura only; the ninth is the fixed image, NaN where nothing is asked, the tenth the distance from its pleura.
+    To `sums` (6, K/2, J/2, I/2), 0 before, are added the count, F, F^2, M, M^2, F M.
     """
-    sums = np.zeros((6, field.shape[1], field.shape[2], field.shape[3]), np.float32)
     for row in numba.prange(field.shape[1]):
-        _gather_blocks(np.int64(row), source, fixed, field, domain, pleura, band, outside, far, out, sums)
-    return sums
+        _gather_blocks(np.int64(row), source, field, band, outside, far, here, sums)
 
 
 @numba.njit(cache=True)  # apart from the parallel loop, in which it takes half as long again to compile
-def _gather_blocks(bk, source, fixed, field, domain, pleura, band, outside, far, out, sums):
+def _gather_blocks(bk, source, field, band, outside, far, here, sums):
     """`_gather` for one layer of blocks."""
     nz, ny, nx = source.shape[:3]
-    shape, blocks = domain.shape, field.shape[1:]
+    shape, blocks = here.shape[1:], field.shape[1:]
     near, next_to = np.float32(0.75), np.float32(0.25)
     values = np.empty(8, np.float32)
     for k in range(2 * bk, min(2 * bk + 2, shape[0])):
@@ -112,7 +114,8 @@ def _gather_blocks(bk, source, fixed, field, domain, pleura, band, outside, far,
             bj = j // 2
             cj = min(max(bj + (1 if j % 2 else -1), 0), blocks[1] - 1)
             for i in range(shape[2]):
-                if not domain[k, j, i]:
+                f = here[8, k, j, i]
+                if np.isnan(f):
                     continue
                 bi = i // 2
                 ci = min(max(bi + (1 if i % 2 else -1), 0), blocks[2] - 1)
@@ -126,7 +129,7 @@ def _gather_blocks(bk, source, fixed, field, domain, pleura, band, outside, far,
                     uy += share * field[1, fk, fj, fi]
                     ux += share * field[2, fk, fj, fi]
                 z, y, x = k + uz, j + uy, i + ux
-                channels = 8 if abs(pleura[k, j, i]) < band else 4
+                channels = 8 if abs(here[9, k, j, i]) < band else 4
                 values[:] = 0
                 if 0 <= z <= nz - 1 and 0 <= y <= ny - 1 and 0 <= x <= nx - 1:
                     iz, iy, ix = min(int(z), nz - 2), min(int(y), ny - 2), min(int(x), nx - 2)
@@ -141,8 +144,8 @@ def _gather_blocks(bk, source, fixed, field, domain, pleura, band, outside, far,
                 else:
                     values[0], values[4] = outside, far
                 for n in range(channels):
-                    out[n, k, j, i] = values[n]
-                f, m = fixed[k, j, i], values[0]
+                    here[n, k, j, i] = values[n]
+                m = values[0]
                 block = sums[:, bk, bj, bi]
                 block[0] += 1
                 block[1] += f
@@ -153,62 +156,63 @@ def _gather_blocks(bk, source, fixed, field, domain, pleura, band, outside, far,
 
 
 @numba.njit(parallel=PRANGE, cache=True)
-def _normal_equations(fixed, gathered, stats, pleura, domain, noise2, pleura_weight, band, doubt):
+def _normal_equations(here, stats, noise2, pleura_weight, band, doubt, sums):
     """The six entries of J'J and the three of J'r, in blocks of 2 x 2 x 2 voxels.
 
-    `stats` (6, K/2, J/2, I/2): local sums of 1, F, F^2, M, M^2 and F M. Returns those of the image, with
-    the count of voxels last, (10, K/2, J/2, I/2); then those of the pleura, with the weighted sum of
-    squared distances and the sum of weights last, (11, K/2, J/2, I/2).
+    `here` (10, K, J, I) as `_gather` leaves it; `stats` (6, K/2, J/2, I/2): local sums of 1, F, F^2, M, M^2 and F M.
+    To `sums` (21, K/2, J/2, I/2), 0 before, are added those of the image, with the count of voxels last (10); then
+    those of the pleura, with the weighted sum of squared distances and the sum of weights last (11).
     """
-    shape, (_, nk, nj, ni) = fixed.shape, stats.shape
-    image, surface = np.zeros((10, nk, nj, ni), np.float32), np.zeros((11, nk, nj, ni), np.float32)
-    for row in numba.prange(nk):
-        bk = np.int64(row)
-        for k in range(2 * bk, min(2 * bk + 2, shape[0])):
-            for j in range(shape[1]):
-                for i in range(shape[2]):
-                    if not domain[k, j, i]:
-                        continue
-                    bj, bi = j // 2, i // 2
-                    n = stats[0, bk, bj, bi]
-                    mean_f, mean_m = stats[1, bk, bj, bi] / n, stats[3, bk, bj, bi] / n
-                    var_f = max(stats[2, bk, bj, bi] / n - mean_f * mean_f, np.float32(0))
-                    var_m = max(stats[4, bk, bj, bi] / n - mean_m * mean_m, np.float32(0))
-                    cov = stats[5, bk, bj, bi] / n - mean_f * mean_m
-                    gain = max(cov, np.float32(0)) / (var_m + np.float32(1))
-                    weight = np.float32(1) / (max(var_f - gain * cov, np.float32(0)) + noise2)
-                    r = (fixed[k, j, i] - mean_f) - gain * (gathered[0, k, j, i] - mean_m)
-                    _add(image, (bk, bj, bi), gathered[1:4, k, j, i], gain, weight, r)
-                    image[9, bk, bj, bi] += 1
-                    if abs(pleura[k, j, i]) < band:
-                        r = pleura[k, j, i] - gathered[4, k, j, i]
-                        weight = pleura_weight / (np.float32(1) + (r / doubt) ** 2) ** 2
-                        _add(surface, (bk, bj, bi), gathered[5:8, k, j, i], np.float32(1), weight, r)
-                        surface[9, bk, bj, bi] += weight * r * r
-                        surface[10, bk, bj, bi] += weight
-    return image, surface
+    for row in numba.prange(stats.shape[1]):
+        _layer_equations(np.int64(row), here, stats, noise2, pleura_weight, band, doubt, sums)
 
 
 @numba.njit(cache=True)
-def _add(sums, block, gradient, gain, weight, r):
-    """Add one voxel's equation: its gradient, scaled, its weight and what is left to explain."""
-    gz, gy, gx = gain * gradient[0], gain * gradient[1], gain * gradient[2]
-    sums[(0, *block)] += weight * gz * gz
-    sums[(1, *block)] += weight * gz * gy
-    sums[(2, *block)] += weight * gz * gx
-    sums[(3, *block)] += weight * gy * gy
-    sums[(4, *block)] += weight * gy * gx
-    sums[(5, *block)] += weight * gx * gx
-    sums[(6, *block)] += weight * gz * r
-    sums[(7, *block)] += weight * gy * r
-    sums[(8, *block)] += weight * gx * r
+def _layer_equations(bk, here, stats, noise2, pleura_weight, band, doubt, sums):
+    """`_normal_equations` for one layer of blocks."""
+    shape, one = here.shape[1:], np.float32(1)
+    for k in range(2 * bk, min(2 * bk + 2, shape[0])):
+        for j in range(shape[1]):
+            for i in range(shape[2]):
+                seen = here[:, k, j, i]
+                if np.isnan(seen[8]):
+                    continue
+                block, local = sums[:, bk, j // 2, i // 2], stats[:, bk, j // 2, i // 2]
+                n = local[0]
+                mean_f, mean_m = local[1] / n, local[3] / n
+                var_f = max(local[2] / n - mean_f * mean_f, np.float32(0))
+                var_m = max(local[4] / n - mean_m * mean_m, np.float32(0))
+                cov = local[5] / n - mean_f * mean_m
+                gain = max(cov, np.float32(0)) / (var_m + one)
+                weight = one / (max(var_f - gain * cov, np.float32(0)) + noise2)
+                r = (seen[8] - mean_f) - gain * (seen[0] - mean_m)
+                _add(block, seen[1:4], gain, weight, r)
+                block[9] += 1
+                if abs(seen[9]) < band:
+                    r = seen[9] - seen[4]
+                    weight = pleura_weight / (one + (r / doubt) ** 2) ** 2
+                    _add(block[10:], seen[5:8], one, weight, r)
+                    block[19] += weight * r * r
+                    block[20] += weight
 
 
-@numba.njit(parallel=PRANGE, cache=True)
+@numba.njit(cache=True)
+def _add(sums, gradient, gain, weight, r):
+    """Add one voxel's equation to a block's: its gradient, scaled, its weight and what is left to explain."""
+    entry = 0
+    for a in range(3):
+        scaled = weight * gain * gradient[a]
+        sums[6 + a] += scaled * r
+        for b in range(a, 3):
+            sums[entry] += scaled * gain * gradient[b]
+            entry += 1
+
+
+@numba.njit(cache=True)
 def _belief(sums, ridge):
     """How well a window's sums (10, N) fix a displacement in its worst direction, 0 to 1."""
     out = np.zeros(sums.shape[1], np.float32)
-    for p in numba.prange(sums.shape[1]):
+    for p in range(sums.shape[1]):
         if sums[9, p] < 1e-4:
             continue
         r = 0.1 * ridge * sums[9, p]
@@ -222,12 +226,11 @@ def _belief(sums, ridge):
 
 
 @numba.njit(parallel=PRANGE, cache=True)
-def _solve(sums, tether, ridge, largest):
-    """The step (3, N) from windows' sums (10, N), no longer than `largest`; 0 where nothing was counted.
+def _solve(sums, tether, ridge, largest, out):
+    """To `out` (3, N), 0 before, the step from windows' sums (10, N), no longer than `largest`.
 
-    Directions in which the window sees nothing follow `tether` (3, N).
+    It stays 0 where nothing was counted. Directions in which the window sees nothing follow `tether` (3, N).
     """
-    out = np.zeros((3, sums.shape[1]), np.float32)
     for p in numba.prange(sums.shape[1]):
         if sums[9, p] < 1e-4:
             continue
@@ -244,17 +247,16 @@ def _solve(sums, tether, ridge, largest):
         length = np.sqrt(z * z + y * y + x * x)
         scale = min(1.0, largest / (length + 1e-9))
         out[0, p], out[1, p], out[2, p] = z * scale, y * scale, x * scale
-    return out
 
 
-@numba.njit(parallel=PRANGE, cache=True)
+@numba.njit(cache=True)
 def _agreement(sums, step):
     """``s'b`` and ``s'A s`` of steps s (3, N) with blocks' own equations (10, N): (2, N).
 
     The best multiple of a step is the one by the other; both are about equal where a step is right.
     """
     out = np.empty((2, sums.shape[1]), np.float32)
-    for p in numba.prange(sums.shape[1]):
+    for p in range(sums.shape[1]):
         z, y, x = step[0, p], step[1, p], step[2, p]
         out[0, p] = z * sums[6, p] + y * sums[7, p] + x * sums[8, p]
         out[1, p] = (
@@ -346,30 +348,30 @@ def refine(
     domain = binary_dilation(share > 0.5, iterations=2)
     if part is not None:
         domain &= part
-    pleura = pleura_distance(share)
     source = _with_gradients(moving, pleura_distance(moving_share))
     # Windows are wide enough for a field that is known at every second voxel, which is eight times less work.
     field = _halve(field)
     shape = field.shape[1:]
     black = (np.indices(shape) // (_CELL // 2)).sum(axis=0) % 2 == 0
-    gathered, band = np.empty((8, *fixed.shape), np.float32), np.float32(_PLEURA_BAND)
+    here = np.empty((10, *fixed.shape), np.float32)
+    here[8], here[9] = np.where(domain, fixed, np.float32(np.nan)), pleura_distance(share)
+    band, blocks = np.float32(_PLEURA_BAND), np.zeros((21, *shape), np.float32)
     for n, window in enumerate(windows):
-        sums = _gather(
-            source, fixed, field, domain, pleura, band, np.float32(outside), np.float32(3.0), gathered
-        )
-        stats = blur(sums, _NORMALISE / 2)
+        moments = np.zeros((6, *shape), np.float32)
+        _gather(source, field, band, np.float32(outside), np.float32(3.0), here, moments)
+        stats = blur(moments, _NORMALISE / 2)
         stats[0] = np.maximum(stats[0], 1e-6)
-        image, surface = _normal_equations(
-            fixed,
-            gathered,
+        blocks[:] = 0
+        _normal_equations(
+            here,
             stats,
-            pleura,
-            domain,
             np.float32(_NOISE_HU**2),
             np.float32(_PLEURA_WEIGHT),
             band,
             np.float32(_PLEURA_DOUBT),
+            blocks,
         )
+        image, surface = blocks[:10], blocks[10:]
         sums = np.concatenate([image[:9] + _trust(surface) * surface[:9], image[9:]])
         judged = window < _WIDE or n + 1 == len(windows)
         if judged:
@@ -416,7 +418,9 @@ def _trust(surface: Array) -> Array:
 
 
 def _step(sums: Array, tether: Array, shape: tuple[int, ...]) -> Array:
-    return _solve(sums, tether, np.float32(_RIDGE), np.float32(_LARGEST_STEP)).reshape(3, *shape)
+    out = np.zeros((3, sums.shape[1]), np.float32)
+    _solve(sums, tether, np.float32(_RIDGE), np.float32(_LARGEST_STEP), out)
+    return out.reshape(3, *shape)
 
 
 def _mean_where(values: Array, weight: Array, sigma: float) -> Array:
