@@ -93,8 +93,8 @@ def _gather(source, field, band, outside, far, here, sums):
     """What the moving scan has at the mapped voxels of the fixed one, and sums over blocks of 2 x 2 x 2 voxels.
 
     `source` (K', J', I', 8); `field` (3, K/2, J/2, I/2) holds for the middles of blocks and is interpolated in
-    between. Trilinear values go to the first eight of `here` (10, K, J, I), the last four of them within `band` of the
-    pleura only; the ninth is the fixed image, NaN where nothing is asked, the tenth the distance from its pleura.
+    between. Trilinear values go to the first eight of `here` (10, K, J, I), the last four within `band` of the pleura
+    only; the ninth is the fixed image, NaN where nothing is asked, the tenth the distance from its pleura.
     To `sums` (6, K/2, J/2, I/2), 0 before, are added the count, F, F^2, M, M^2, F M.
     """
     for row in numba.prange(field.shape[1]):
