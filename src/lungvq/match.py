@@ -162,7 +162,7 @@ def on_one_basis(insp: Breath, exp: Breath) -> tuple[Breath, Breath, Finding]:
         "HU_BASIS",
         f"The scans' HU scales could not rest on the same: {told}; both rest on {weaker} now.",
         advice="Look at air and blood in QC: one scan may show contrast medium, or no trachea.",
-        touches=("density",),
+        touches=("mass", "perfusion_ctp", "ventilation_hu"),
     )
     return resting(insp), resting(exp), finding
 

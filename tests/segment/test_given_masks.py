@@ -11,6 +11,7 @@ from lungvq import io
 from lungvq.errors import GeometryError, InputError, UsageError
 from lungvq.segment import backends
 from lungvq.segment.given import Masks
+from lungvq.segment.masks import lungs_from_mask
 from lungvq.volume import Volume
 
 AFFINE = np.array([[0, 0, 2.0, -40], [0, 2.5, 0, -30], [3.0, 0, 0, 5], [0, 0, 0, 1]])
@@ -92,3 +93,31 @@ def test_mistakes_are_told_before_the_work(scans, tmp_path):
         GeometryError, match=r"lung mask given for the expiration \(the file exp.nii.gz\) does not"
     ):
         other.check(scans["insp"].grid, scans["exp"].grid)
+
+
+def two_lungs(scans, left, right):
+    """1 and 2 in columns that run from the right to the left of the body."""
+    mask = np.zeros((6, 8, 10), np.uint8)
+    mask[..., 6:9], mask[..., 1:4] = left, right
+    return scans["exp"].like(mask)
+
+
+def test_a_mask_with_both_sides_is_taken_as_it_is(scans):
+    mask = two_lungs(scans, 1, 2)
+    np.testing.assert_array_equal(lungs_from_mask(mask, scans["exp"]).array, mask.array)
+
+
+def test_a_mask_that_calls_the_right_lung_1_is_refused(scans):
+    # So does R231 of lungmask; read as ours, all results would change sides and nothing would tell.
+    with pytest.raises(InputError, match="1 is the left lung and 2 the right one: exchange"):
+        lungs_from_mask(two_lungs(scans, 2, 1), scans["exp"])
+
+
+def test_what_a_mask_holds_of_padding_is_left_out(scans):
+    hu = scans["exp"].array.copy()
+    hu[:, :, 8] = -3024
+    lungs = lungs_from_mask(two_lungs(scans, 1, 2), scans["exp"].like(hu)).array
+    assert not lungs[:, :, 8].any()
+    assert (lungs == 1).sum() == 2 * 48
+    with pytest.raises(InputError, match="nothing that was scanned"):
+        lungs_from_mask(two_lungs(scans, 1, 2), scans["exp"].like(np.full((6, 8, 10), -2000, np.int16)))

@@ -209,3 +209,21 @@ def test_lungs_that_touch_in_front_are_parted():
     anatomy = segment(chest.ct.like(array))
     assert dice(anatomy.lungs.array == 1, truth == 1) > 0.98
     assert dice(anatomy.lungs.array == 2, truth == 2) > 0.98
+
+
+@pytest.mark.parametrize("filled_hu", [-3024, -2000, -1024])
+@pytest.mark.parametrize("clear_mm", [2.0, -8.0])
+def test_what_was_not_scanned_is_no_lung(filled_hu, clear_mm):
+    # A round field of view that ends just outside the lungs, or cuts them: padding is thinner than any air.
+    chest = make_chest(noise=20)
+    lung = (chest.lungs > 0).any(axis=0)
+    j, i = np.indices(lung.shape)
+    sj, si = chest.ct.spacing[1:]
+    y, x = (j - j[lung].mean()) * sj, (i - i[lung].mean()) * si
+    beyond = np.hypot(y, x) > np.hypot(y, x)[lung].max() + clear_mm
+    hu = np.where(beyond, filled_hu, chest.ct.array).astype(np.int16)
+    found = segment(chest.ct.like(hu)).lungs.array > 0
+    assert not (found & beyond).any()
+    seen = (chest.lungs > 0) & ~beyond
+    assert dice(found, seen) > 0.98
+    assert hu[found].mean() == pytest.approx(hu[seen].mean(), abs=10)

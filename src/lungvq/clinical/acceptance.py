@@ -6,6 +6,7 @@ it fails, and what it touches is withheld from the report's pages and marked eve
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import permutations
@@ -31,7 +32,17 @@ GEOMETRIC = (
     "vq_log2",
     "vq_class",
 )
-DENSITOMETRIC = ("ventilation", "ventilation_hu", "perfusion", "perfusion_ctp", "vq_log2", "vq_class", "prm")
+DENSITOMETRIC = (
+    "ventilation",
+    "ventilation_hu",
+    "perfusion",
+    "perfusion_ctp",
+    "vq_log2",
+    "vq_class",
+    "prm",
+    "density",
+    "mass",
+)
 BLOOD = ("perfusion", "perfusion_ctp", "vq_log2", "vq_class")
 
 METAL_HU = 2500
@@ -90,7 +101,7 @@ class Evidence:
 
 
 def predicted_volume_ml(sex: str, height_cm: float, weight_kg: float) -> float | None:
-    """Lung volume to expect on a CT at full inspiration, supine; None where the equation does not reach.
+    """Lung volume to expect on a CT at full inspiration, supine; None where the equation for adults does not reach.
 
     Parameters
     ----------
@@ -110,9 +121,13 @@ def predicted_volume_ml(sex: str, height_cm: float, weight_kg: float) -> float |
     >>> round(predicted_volume_ml("M", 175, 70)), round(predicted_volume_ml("F", 160, 60))
     (5753, 3888)
     """
-    if sex not in ("M", "F") or not (120 <= height_cm <= 220 and 30 <= weight_kg <= 200):
+    if sex not in ("M", "F") or not (140 <= height_cm <= 220 and 30 <= weight_kg <= 200):
         return None
-    return -10150 + 605.3 * (sex == "M") + 92.61 * height_cm - 12.99 * weight_kg
+    predicted = -10150 + 605.3 * (sex == "M") + 92.61 * height_cm - 12.99 * weight_kg
+    return predicted if predicted > _LEAST_PREDICTED_ML else None
+
+
+_LEAST_PREDICTED_ML = 1500.0
 
 
 def graded(
@@ -199,7 +214,7 @@ def _breathing(e: Evidence) -> list[Finding]:
                 (1.15, 1.3),
                 f"lung mass of one scan over the other ({before:.0f} g expired, {after:.0f} g inspired)",
                 advice="Check the HU scale, contrast medium and the lung masks of both scans.",
-                touches=("perfusion_ctp", "ventilation_hu"),
+                touches=("perfusion_ctp", "ventilation_hu", "mass"),
             )
         )
     return findings
@@ -344,7 +359,7 @@ _SCAN_CHECKS = (
         "CT number of blood",
         "HU",
         "Contrast medium makes density useless here: use a scan without it.",
-        (*BLOOD, "ventilation_hu"),
+        (*BLOOD, "ventilation_hu", "mass"),
     ),
     _Check(
         "NOISE",
@@ -502,7 +517,10 @@ def _registration(e: Evidence) -> list[Finding]:
 
 def _lobes(e: Evidence) -> list[Finding]:
     total = sum(e.lobe_ml.values())
-    missing = [name for name in LOBES if e.lobe_ml.get(name, 0) == 0]
+    # Of a lung that is not there, as after its removal, none is missing.
+    missing = [
+        name for name in LOBES if e.lobe_ml.get(name, 0) == 0 and e.insp[LUNG_OF_LOBE[name]].volume_ml > 0
+    ]
     if missing or total == 0:
         return [
             Finding(
@@ -514,7 +532,8 @@ def _lobes(e: Evidence) -> list[Finding]:
             )
         ]
     # How large each of them is, `segment` holds against healthy people's: LOBE_FRACTIONS.
-    return [Finding("LOBE_MISSING", Severity.PASS, "All five lobes are there."), *_lobe_order(e)]
+    what = "All five lobes are there." if all(e.lobe_ml.values()) else "All lobes of the lung are there."
+    return [Finding("LOBE_MISSING", Severity.PASS, what), *_lobe_order(e)]
 
 
 def _lobe_order(e: Evidence) -> list[Finding]:
@@ -562,11 +581,17 @@ _MAPS_BEHIND = {
     "perfusion": ("perfusion",),
     "vq": ("ventilation", "perfusion", "vq_log2", "vq_class"),
     "prm": ("prm",),
-    **dict.fromkeys(("laa950", "laa910"), ("density",)),
+    "small": ("mass",),  # vessels
+    **dict.fromkeys(("mass", "air", "mld", "ei"), ("mass",)),
+    **dict.fromkeys(("laa950", "laa910", "perc1", "perc5", "perc10", "perc15"), ("density",)),
     **dict.fromkeys(("laa856", "trapping", "rvc856"), ("density", "trapping")),
+    "volume": (),
 }
-"""What the metrics that begin with a word rest on: maps, ``density`` for counts at fixed CT numbers, and
-``trapping`` for what only an expiration tells."""
+"""What the metrics that begin with a word rest on: maps, ``density`` for counts at fixed CT numbers, ``mass`` for means
+of them, which noise and kernel leave alone, and ``trapping`` for what only an expiration tells."""
+
+_OF_BOTH = re.compile(r"^vq_|_(fraction|defect|high)_")
+"""Metrics that are shares of, or held against the mean of, both lungs: wrong if either is."""
 
 
 def mark(metrics: pd.DataFrame, findings: list[Finding] | tuple[Finding, ...]) -> pd.DataFrame:
@@ -584,8 +609,8 @@ def mark(metrics: pd.DataFrame, findings: list[Finding] | tuple[Finding, ...]) -
         lung = LUNG_OF_LOBE.get(region, region.split("_")[0])
         concerned = {region, lung, "all", *(["lobes"] if region in LOBES else [])}
         concerned.update(_MAPS_BEHIND.get(metric.split("_")[0], ()))
-        if metric.startswith("perc"):
-            concerned.add("density")
+        if region == "both" or _OF_BOTH.search(metric):
+            concerned.update(LUNGS)
         touching = [f for f in serious if concerned & set(f.touches)]
         if not touching:
             return Severity.PASS.value

@@ -111,7 +111,7 @@ def _row_by_row(regions: Regions, name: str, values: np.ndarray, expired_air_ml:
     sums = regions.tally(labels, 1, np.where(defined, values, 0))
     for (region, where), (_, counts), (_, own_sum) in zip(regions, counted, sums, strict=True):
         own = values[where & defined]
-        whole = float(own_sum[0])
+        whole = float(own_sum[0]) if own.size else float("nan")  # where nothing is known, not nothing
         below = np.empty(ends.size)
         below[order] = np.cumsum(counts)[: ends.size]
         if name == "ventilation":
@@ -130,12 +130,14 @@ def _row_by_row(regions: Regions, name: str, values: np.ndarray, expired_air_ml:
 
 def _beside(regions: Regions, quantity: str, method: str, values: np.ndarray, in_ml: bool) -> Iterator[Row]:
     """What another estimator of the same quantity says, beside the default."""
-    known = np.nan_to_num(values)
-    whole = _sum(known)
-    for region, total in regions.tally(np.zeros(values.shape, bool), 1, known):
+    known, one = np.isfinite(values), np.zeros(values.shape, np.uint8)
+    sums, there = (regions.tally(one, 1, w) for w in (np.where(known, values, 0), known))
+    whole = _sum(values[known])
+    for (region, own), (_, voxels) in zip(sums, there, strict=True):
+        total = float(own[0]) if voxels[0] else float("nan")
         if in_ml:
-            yield region.row(f"{quantity}_ml", float(total[0]) * regions.voxel_ml, "mL", method, 0)
-        share = percent(total[0], whole) if whole > 0 else float("nan")
+            yield region.row(f"{quantity}_ml", total * regions.voxel_ml, "mL", method, 0)
+        share = percent(total, whole) if whole > 0 else float("nan")
         yield region.row(f"{quantity}_fraction_pct", share, "%", method, 0)
 
 
@@ -238,8 +240,10 @@ def _clusters(regions: Regions, name: str, volume: Volume, values: np.ndarray) -
         yield region.row(f"{name}_defect_pct", share, "%", CLEAN_RULE, 0)
     of_lung = {lung: sizes.get(label, []) for lung, label in LUNGS.items()}
     of_lung["both"] = [ml for own in sizes.values() for ml in own]
+    there = {lung for lung, label in LUNGS.items() if (defined & (regions.lung == label)).any()} | {"both"}
     for lung, own in of_lung.items():
-        count, largest = (float(len(own)), max(own, default=0.0)) if mean > 0 else (float("nan"),) * 2
+        told = mean > 0 and lung in there
+        count, largest = (float(len(own)), max(own, default=0.0)) if told else (float("nan"),) * 2
         yield Region(lung).row(f"{name}_defect_count", count, "1", CLEAN_RULE)
         yield Region(lung).row(f"{name}_defect_largest_ml", largest, "mL", CLEAN_RULE)
 

@@ -7,6 +7,7 @@ place, lungs that touch parted, vessels and nodules closed, and last the surface
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numba
 import numpy as np
@@ -27,6 +28,7 @@ MIN_LUNGS_ML = 250.0
 MIN_PIECE_ML = 8.0
 MIN_BASES_MM = 110.0
 MOST_AT_PADDING = 0.1  # of a smaller piece of lung; foam behind the back lies along a round field of view
+PADDING_HU = -1200  # below it lies what scanners fill in, -2000 or -3024, and no noise on air
 WALL_MM = 2.6
 LUMEN_HU = -925.0  # at most in the middle of a bronchus
 SPLIT_LADDER_MM = (1.0, 2.0, 4.0, 7.0, 10.0, 14.0)
@@ -82,7 +84,13 @@ def find_body(coarse: Volume) -> Body:
     return Body(tissue, inside, _midline(coarse, tissue))
 
 
-def _padding(array: NDArray[np.float32]) -> Mask:
+def padding_of(array: NDArray[Any]) -> Mask:
+    """Voxels that were not scanned: beyond a round field of view, or below what noise makes of air."""
+    padding: Mask = (array < PADDING_HU) | _padding(array)
+    return padding
+
+
+def _padding(array: NDArray[Any]) -> Mask:
     """Beyond a round field of view: columns of one value below any air; shape (J, I)."""
     lowest = array.min(axis=0)
     beyond: Mask = (lowest == array.max(axis=0)) & (lowest < -1010)
@@ -340,14 +348,19 @@ def _part_touching(own: Mask, coarse: Volume, midline_mm: float) -> NDArray[np.i
 
 
 @numba.njit(parallel=PRANGE, cache=True)
-def _refine(hu, signed, labels, barred, to_coarse, threshold, band, out):
-    """Deep in the coarse mask: lung. Within `band` mm of its surface: lung where HU is below `threshold`."""
+def _refine(hu, signed, labels, barred, beyond, floor, to_coarse, threshold, band, out):
+    """Deep in the coarse mask: lung. Within `band` mm of its surface: lung where HU is below `threshold`.
+
+    Never what was not scanned: the columns of `beyond`, and what lies below `floor` HU.
+    """
     nz, ny, nx = hu.shape
     mz, my, mx = signed.shape
     m = to_coarse
     for k in numba.prange(nz):
         for j in range(ny):
             for i in range(nx):
+                if beyond[j, i] or hu[k, j, i] < floor:
+                    continue
                 z = min(max(m[0, 0] * k + m[0, 1] * j + m[0, 2] * i + m[0, 3], 0.0), mz - 1.0)
                 y = min(max(m[1, 0] * k + m[1, 1] * j + m[1, 2] * i + m[1, 3], 0.0), my - 1.0)
                 x = min(max(m[2, 0] * k + m[2, 1] * j + m[2, 2] * i + m[2, 3], 0.0), mx - 1.0)
@@ -408,7 +421,8 @@ def refine_surface(
     part = ct.crop((native[0], native[1], native[2]))
     to_coarse = np.ascontiguousarray((np.linalg.inv(corner.affine) @ part.affine)[:3])
     view = np.zeros(part.shape, np.uint8)
-    _refine(np.ascontiguousarray(part.array), signed, nearest, barred[box], to_coarse, threshold, band, view)
+    hu = np.ascontiguousarray(part.array)
+    _refine(hu, signed, nearest, barred[box], _padding(hu), PADDING_HU, to_coarse, threshold, band, view)
     out[native] = view
     return out
 

@@ -12,7 +12,7 @@ from lungvq.anatomy import LEFT, LOBES, LUNG_OF_LOBE_LABEL, RIGHT
 from lungvq.errors import GeometryError, InputError, UsageError
 from lungvq.findings import Finding, passed, warn
 from lungvq.segment._coarse import coarsen
-from lungvq.segment.lungs import COARSE_MM, find_body, part_by_side
+from lungvq.segment.lungs import COARSE_MM, find_body, padding_of, part_by_side
 from lungvq.volume import Grid, Volume
 
 __all__ = ["check_grid", "lobes_from_labels", "lungs_from_mask", "parse_lobe_labels"]
@@ -54,8 +54,8 @@ def lungs_from_mask(mask: Volume, ct: Volume) -> Volume:
     Parameters
     ----------
     mask : Volume
-        Nonzero is lung. Where it holds both 1 and 2, and nothing else, these are left and right; otherwise
-        sides come from geometry.
+        Nonzero is lung, but for what is padding in the scan. Where it holds both 1 and 2, and nothing else, these
+        are left and right; otherwise sides come from geometry.
     ct : Volume
         The scan it belongs to, on the same grid, both in canonical order.
 
@@ -69,14 +69,18 @@ def lungs_from_mask(mask: Volume, ct: Volume) -> Volume:
     GeometryError
         If mask and scan lie on different grids.
     InputError
-        If the mask is empty.
+        If the mask is empty, or its 1 lies to the right of its 2.
     """
     check_grid("the mask", mask.grid, ct.grid)
     inside = mask.array > 0
     if not inside.any():
         raise InputError("the mask is empty: no voxel of it is nonzero")
+    inside &= ~padding_of(ct.array)
+    if not inside.any():
+        raise InputError("the mask covers nothing that was scanned: the scan shows padding there")
     if set(np.unique(mask.array).tolist()) - {0} == {LEFT, RIGHT}:
-        return mask.like(mask.array.astype(np.uint8))
+        _check_sides(mask)
+        return mask.like(np.where(inside, mask.array, 0).astype(np.uint8))
     coarse = coarsen(ct, COARSE_MM)
     share = mask.like(inside.astype(np.float32)).resample(coarse.grid, fill=0.0)
     pieces, _ = label(share.array > 0.5)
@@ -84,6 +88,24 @@ def lungs_from_mask(mask: Volume, ct: Volume) -> Volume:
     nearest = distance_transform_edt(sides == 0, return_distances=False, return_indices=True)
     everywhere = coarse.like(sides[tuple(nearest)]).resample_labels(mask.grid).array
     return mask.like(np.where(inside, everywhere, 0).astype(np.uint8))
+
+
+def _check_sides(mask: Volume) -> None:
+    """Refuse a mask in which what is called left lies to the right: all results would change sides.
+
+    Raises
+    ------
+    InputError
+    """
+    middle = []
+    for value in (LEFT, RIGHT):
+        columns = np.count_nonzero(mask.array == value, axis=(0, 1))
+        middle.append(float(columns @ np.arange(columns.size) / columns.sum()))
+    if middle[0] < middle[1]:  # canonical order: columns run to the left
+        raise InputError(
+            "the mask's 1 lies to the right of its 2, but 1 is the left lung and 2 the right one: exchange the"
+            " numbers (some programs use them the other way round), or check whether image or mask was mirrored"
+        )
 
 
 def lobes_from_labels(
