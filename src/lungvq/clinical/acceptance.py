@@ -587,8 +587,8 @@ _MAPS_BEHIND = {
     **dict.fromkeys(("laa856", "trapping", "rvc856"), ("density", "trapping")),
     "volume": (),
 }
-"""What the metrics that begin with a word rest on: maps, ``density`` for counts at fixed CT numbers, ``mass`` for means
-of them, which noise and kernel leave alone, and ``trapping`` for what only an expiration tells."""
+"""What the metrics that begin with a word rest on: maps, ``density`` for counts at fixed CT numbers, ``mass`` for
+means of them, which noise and kernel leave alone, and ``trapping`` for what only an expiration tells."""
 
 _OF_BOTH = re.compile(r"^vq_|_(fraction|defect|high)_")
 """Metrics that are shares of, or held against the mean of, both lungs: wrong if either is."""
