@@ -355,6 +355,7 @@ def _shares(beside: _Beside, lobes: Volume, borders: Mapping[str, float]) -> Val
     volumes = {n: own.like(maps[n]) for n in ("ventilation", "ventilation_se", "perfusion", "perfusion_se")}
     true_hold = BreathHold(exp.ct, seen.lungs, true_lobes, exp.calibrate)
     held: dict[str, list[bool]] = {}
+    unsaid = (np.nan, np.nan)  # of a region of which nothing is known: holds nothing
     for kind, labels, border in (("own", lobes, borders), ("given", nearest, {})):
         hold = BreathHold(exp.ct, own, labels, exp.calibrate)
         said = region_intervals(hold, volumes, border_mm=border)
@@ -369,11 +370,11 @@ def _shares(beside: _Beside, lobes: Volume, borders: Mapping[str, float]) -> Val
             share, ml = 100 * float(row[where].sum() / row.sum()), float(row[where].sum()) * regions.voxel_ml
             for key, true in ((f"{group}_{kind}", share), (f"{group}_{kind}_ml", ml)):
                 metric = "ventilation_ml" if key.endswith("_ml") else "ventilation_fraction_pct"
-                low, high = said[region.name, metric]
+                low, high = said.get((region.name, metric), unsaid)
                 held.setdefault(key, []).append(bool(low <= true <= high))
             if group == "lobes":
                 blood = 100 * float(np.nansum(tissue[where]) / np.nansum(tissue))
-                low, high = said[region.name, "perfusion_fraction_pct"]
+                low, high = said.get((region.name, "perfusion_fraction_pct"), unsaid)
                 held.setdefault(f"blood_{kind}", []).append(bool(low <= blood <= high))
     return values | {"held": held}
 
