@@ -101,6 +101,21 @@ def test_a_lung_cut_at_its_tip_is_a_warning():
     assert finding.value == pytest.approx(100 * 40 / 2312, abs=0.01)
 
 
+def test_lungs_cut_by_what_was_not_scanned_are_told_even_where_its_border_wanders():
+    ct, lungs = chest()
+    hu = ct.array.copy()
+    side = np.flatnonzero((lungs == 2).any(axis=(0, 1)))[0]
+    for k in range(hu.shape[0]):  # as after a gantry's tilt was taken out: no column is padding in all slices
+        hu[k, :, : side + 5 + k % 2] = -2000
+    seen = np.where(hu == -2000, 0, lungs).astype(np.uint8)
+    beside = sum(np.count_nonzero(seen[k, :, side + 5 + k % 2]) for k in range(hu.shape[0]))
+    finding = _check_truncation(ct.like(hu), seen)
+    assert (finding.code, finding.severity) == ("LUNG_TRUNCATED", "FAIL")
+    assert "at the edge of the field of view" in finding.message
+    largest = max(np.count_nonzero(seen, axis=(0, 1)))
+    assert finding.value == pytest.approx(min(100.0, 100 * beside / largest), abs=0.01)
+
+
 def test_holes_and_pieces_are_told():
     ct, lungs = chest()
     holed = lungs.copy()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from lungvq.segment._coarse import close, coarsen, distance_to
+from lungvq.segment._coarse import close, coarsen, distance_to, padding_of
 from lungvq.volume import Volume
 
 
@@ -45,6 +45,22 @@ def test_block_means_keep_the_place():
     centres = coarse.grid.world(np.argwhere(coarse.array[:, :3, :] > -1))
     expected = ct.sample(centres)
     np.testing.assert_allclose(coarse.array[:, :3, :].ravel(), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("filled_hu", [-1024, -2000, -3024])
+def test_padding_does_not_dilute_the_wall_beside_it(filled_hu):
+    hu = np.full((4, 6, 6), 40, np.int16)
+    hu[:, :, 3:] = filled_hu  # half of the middle blocks, all of the last
+    coarse = coarsen(Volume(hu, np.diag([1.0, 1.0, 1.0, 1.0])), 2.0)
+    np.testing.assert_array_equal(coarse.array, np.broadcast_to([40.0, 40.0, -1024.0], (2, 3, 3)))
+
+
+def test_dark_noise_is_no_padding():
+    hu = np.full((4, 4, 4), -1000, np.int16)
+    hu[1, 2, 3] = -1300
+    assert not padding_of(hu).any()
+    hu[1, 2, 3] = -1500
+    assert np.argwhere(padding_of(hu)).tolist() == [[1, 2, 3]]
 
 
 def test_padding_counts_as_air():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from analytic_chest import dice, make_chest
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import binary_erosion, gaussian_filter
 
 from lungvq.errors import InputError
 from lungvq.findings import Severity
@@ -226,4 +226,34 @@ def test_what_was_not_scanned_is_no_lung(filled_hu, clear_mm):
     assert not (found & beyond).any()
     seen = (chest.lungs > 0) & ~beyond
     assert dice(found, seen) > 0.98
-    assert hu[found].mean() == pytest.approx(hu[seen].mean(), abs=10)
+    mass, truth = (float((1 + hu[where] / 1000).sum()) for where in (found, seen))
+    assert mass == pytest.approx(truth, rel=0.03)
+
+
+@pytest.mark.parametrize("filled_hu", [-3024, -1024])
+@pytest.mark.parametrize("cut_mm", [6.0, 20.0])
+def test_thin_lung_beside_open_air_at_a_round_border_is_kept(filled_hu, cut_mm):
+    # The border runs through lung of -900 on both sides and through air before and behind the body.
+    chest = make_chest(lung_hu=-900.0, noise=20)
+    lung = (chest.lungs > 0).any(axis=0)
+    j, i = np.indices(lung.shape)
+    sj, si = chest.ct.spacing[1:]
+    away = np.hypot((j - j[lung].mean()) * sj, (i - i[lung].mean()) * si)
+    beyond = away > away[lung].max() - cut_mm
+    ct = chest.ct.like(np.where(beyond, filled_hu, chest.ct.array).astype(np.int16))
+    anatomy = segment(ct)
+    assert dice(anatomy.lungs.array > 0, (chest.lungs > 0) & ~beyond) > 0.985
+    told = next(f for f in anatomy.findings if f.code == "LUNG_TRUNCATED")
+    assert (told.severity, "field of view" in told.message) == ("FAIL", True)
+
+
+def test_noise_darker_than_air_makes_no_holes():
+    # Some scanners do not cut off at -1024: 110 HU of noise on lung of -900 goes down to about -1350.
+    chest = make_chest(lung_hu=-900.0, noise=0)
+    noisy = chest.ct.array + np.random.default_rng(3).normal(0, 110, chest.ct.shape)
+    ct = chest.ct.like(np.rint(noisy).astype(np.int16))
+    anatomy = segment(ct)
+    deep = binary_erosion(chest.lungs > 0, iterations=3)
+    assert ct.array[deep].min() < -1300
+    assert (anatomy.lungs.array[deep] > 0).all()
+    assert "LUNG_COMPLETE" in {f.code for f in anatomy.findings}

@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from lungvq.anatomy import LEFT, LOBES, LUNG_OF_LOBE, LUNGS, RIGHT
 from lungvq.findings import Finding, fail, passed, warn
-from lungvq.segment._coarse import dilate, erode
+from lungvq.segment._coarse import dilate, erode, padding_of
 from lungvq.volume import Volume, box_around
 
 COLLAPSED_RATIO = 0.25
@@ -147,13 +147,10 @@ def _check_truncation(ct: Volume, lungs: NDArray[np.uint8]) -> Finding:
         for names, section, most in zip(ends, sections, largest, strict=True)
         for name, end in zip(names, (0, -1), strict=True)
     }
-    lowest = ct.array.min(axis=0)
-    padding = (lowest == ct.array.max(axis=0)) & (lowest < -1010)
-    rim = ndimage.binary_dilation(padding) & ~padding
     _, dy, dx = ct.spacing
     # The rim runs at all angles: against the largest sagittal section.
     sagittal = largest[2] * dy
-    cut["at the edge of the field of view"] = min(float(mask[:, rim].sum()) * (dy + dx) / 2 / sagittal, 1.0)
+    cut["at the edge of the field of view"] = min(_beside_padding(ct, mask) * (dy + dx) / 2 / sagittal, 1.0)
     share = 100 * max(cut.values())
     where = " and ".join(face for face, a in cut.items() if a > 0.005)
     told = {"value": round(share, 2), "unit": "%"}
@@ -175,6 +172,20 @@ def _check_truncation(ct: Volume, lungs: NDArray[np.uint8]) -> Finding:
         touches=("both", "left", "right"),
         **told,
     )
+
+
+def _beside_padding(ct: Volume, mask: NDArray[np.bool_]) -> int:
+    """Voxels of a mask that have a neighbour in their slice that was not scanned."""
+    if not mask.any():
+        return 0
+    box = box_around(mask, (0, 1, 1))
+    padding = padding_of(ct.array[box])
+    beside = np.zeros_like(padding)
+    beside[:, 1:] |= padding[:, :-1]
+    beside[:, :-1] |= padding[:, 1:]
+    beside[..., 1:] |= padding[..., :-1]
+    beside[..., :-1] |= padding[..., 1:]
+    return int(np.count_nonzero(beside & mask[box] & ~padding))
 
 
 def _check_shape(lungs: NDArray[np.uint8], coarse: Volume) -> Finding:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +13,26 @@ from lungvq.volume import Volume
 
 AIR_FLOOR_HU = -1024
 """Padding values (-2000, -3024) are read as air."""
+PADDING_HU = -1400
+"""Below it lies what scanners fill in, -1500, -2000 or -3024; noise of 100 HU does not reach it from any air."""
+
+
+def columns_beyond(array: NDArray[Any]) -> NDArray[np.bool_]:
+    """Beyond a round field of view: columns of one value below any air; shape (J, I)."""
+    lowest = array.min(axis=0)
+    beyond: NDArray[np.bool_] = (lowest == array.max(axis=0)) & (lowest < -1010)
+    return beyond
+
+
+def padding_of(array: NDArray[Any]) -> NDArray[np.bool_]:
+    """Voxels that were not scanned: beyond a round field of view, or below what noise makes of air."""
+    padding: NDArray[np.bool_] = (array < PADDING_HU) | columns_beyond(array)
+    return padding
 
 
 @numba.njit(parallel=PRANGE, cache=True)
-def _block_mean(array, factors, floor):
-    """Mean over blocks of `factors` voxels; the last block of an axis may be smaller."""
+def _block_mean(array, beyond, factors, floor, padding):
+    """Mean over what was scanned of blocks of `factors` voxels; the last block of an axis may be smaller."""
     fz, fy, fx = factors
     nz, ny, nx = array.shape
     mz, my, mx = -(-nz // fz), -(-ny // fy), -(-nx // fx)
@@ -27,19 +44,21 @@ def _block_mean(array, factors, floor):
             for jj in range(ny):
                 j = jj // fy
                 for ii in range(nx):
-                    i = ii // fx
-                    total[j, i] += max(array[kk, jj, ii], floor)
-                    count[j, i] += 1
+                    if not beyond[jj, ii] and array[kk, jj, ii] >= padding:
+                        i = ii // fx
+                        total[j, i] += max(array[kk, jj, ii], floor)
+                        count[j, i] += 1
         for j in range(my):
             for i in range(mx):
-                out[k, j, i] = total[j, i] / count[j, i]
+                out[k, j, i] = total[j, i] / count[j, i] if count[j, i] else floor
     return out
 
 
 def coarsen(ct: Volume, target_mm: float) -> Volume:
     """Block means of a scan with voxels of about `target_mm`.
 
-    Axes that are coarser already keep their spacing.
+    Axes that are coarser already keep their spacing. Padding in a block of which a part was scanned does not count:
+    mixed with the chest wall it would look like lung.
 
     Parameters
     ----------
@@ -53,7 +72,8 @@ def coarsen(ct: Volume, target_mm: float) -> Volume:
     Volume of float32
     """
     factors = [max(1, round(target_mm / s)) for s in ct.spacing]
-    array = _block_mean(ct.array, (factors[0], factors[1], factors[2]), AIR_FLOOR_HU)
+    beyond = columns_beyond(ct.array)
+    array = _block_mean(ct.array, beyond, (factors[0], factors[1], factors[2]), AIR_FLOOR_HU, PADDING_HU)
     affine = ct.affine.copy()
     affine[:3, :3] = ct.affine[:3, :3] * factors
     affine[:3, 3] = ct.grid.world((np.array(factors) - 1) / 2)

@@ -7,7 +7,6 @@ place, lungs that touch parted, vessels and nodules closed, and last the surface
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numba
 import numpy as np
@@ -18,7 +17,15 @@ from skimage.segmentation import watershed
 from lungvq._parallel import PRANGE
 from lungvq.anatomy import LEFT, RIGHT
 from lungvq.errors import InputError
-from lungvq.segment._coarse import close, dilate, distance_to, erode, signed_distance
+from lungvq.segment._coarse import (
+    PADDING_HU,
+    close,
+    columns_beyond,
+    dilate,
+    distance_to,
+    erode,
+    signed_distance,
+)
 from lungvq.volume import Volume, box_around
 
 COARSE_MM = 2.4
@@ -28,7 +35,6 @@ MIN_LUNGS_ML = 250.0
 MIN_PIECE_ML = 8.0
 MIN_BASES_MM = 110.0
 MOST_AT_PADDING = 0.1  # of a smaller piece of lung; foam behind the back lies along a round field of view
-PADDING_HU = -1200  # below it lies what scanners fill in, -2000 or -3024, and no noise on air
 WALL_MM = 2.6
 LUMEN_HU = -925.0  # at most in the middle of a bronchus
 SPLIT_LADDER_MM = (1.0, 2.0, 4.0, 7.0, 10.0, 14.0)
@@ -79,22 +85,9 @@ def find_body(coarse: Volume) -> Body:
     if count == 0:
         raise InputError("no lungs found: the scan shows no body tissue")
     tissue: Mask = labels == np.bincount(labels.ravel())[1:].argmax() + 1
-    padding = _padding(array)
+    padding = columns_beyond(array)
     inside = _enclosed(tissue, _outside_air(array, padding)) & ~padding
     return Body(tissue, inside, _midline(coarse, tissue))
-
-
-def padding_of(array: NDArray[Any]) -> Mask:
-    """Voxels that were not scanned: beyond a round field of view, or below what noise makes of air."""
-    padding: Mask = (array < PADDING_HU) | _padding(array)
-    return padding
-
-
-def _padding(array: NDArray[Any]) -> Mask:
-    """Beyond a round field of view: columns of one value below any air; shape (J, I)."""
-    lowest = array.min(axis=0)
-    beyond: Mask = (lowest == array.max(axis=0)) & (lowest < -1010)
-    return beyond
 
 
 def _outside_air(array: NDArray[np.float32], padding: Mask) -> Mask:
@@ -103,10 +96,12 @@ def _outside_air(array: NDArray[np.float32], padding: Mask) -> Mask:
     smooth = ndimage.uniform_filter(array * seen, 3) / np.maximum(ndimage.uniform_filter(seen, 3), 1e-3)
     edge = ~padding & ~ndimage.binary_erosion(~padding)
     rim = smooth[:, edge]
-    # A border that runs through lung must not pass for air.
+    # A border that runs through lung must not pass for air: what reaches it must be as thin as air there.
     level = min(float(np.median(rim[rim < -800])), -950.0) if (rim < -800).any() else -1000.0
+    thin = rim[rim < -930]
+    air = min(float(np.median(thin)), -950.0) if thin.size > 0.01 * rim.size else -1000.0
     labels, _ = ndimage.label((smooth < level + 45) & ~padding)
-    touching = np.unique(labels[:, edge])
+    touching = np.unique(labels[:, edge][rim < air + 20])
     keep = np.zeros(labels.max() + 1, bool)
     keep[touching[touching > 0]] = True
     outside: Mask = keep[labels]
@@ -252,7 +247,7 @@ def _lung_pieces(coarse: Volume, aerated: Mask) -> NDArray[np.int32]:
     core = erode(aerated, 1.01 * max(spacing[1:]), spacing)
     candidates = [int(n) for n in np.argsort(-volumes) if volumes[n] >= MIN_PIECE_ML][:40]
     boxes = ndimage.find_objects(labels)
-    rim = ndimage.binary_dilation(_padding(coarse.array))
+    rim = ndimage.binary_dilation(columns_beyond(coarse.array))
     at_padding = np.bincount(labels[:, rim].ravel(), minlength=len(volumes)) * voxel_ml
     described = {}
     for n in candidates:
@@ -422,7 +417,9 @@ def refine_surface(
     to_coarse = np.ascontiguousarray((np.linalg.inv(corner.affine) @ part.affine)[:3])
     view = np.zeros(part.shape, np.uint8)
     hu = np.ascontiguousarray(part.array)
-    _refine(hu, signed, nearest, barred[box], _padding(hu), PADDING_HU, to_coarse, threshold, band, view)
+    _refine(
+        hu, signed, nearest, barred[box], columns_beyond(hu), PADDING_HU, to_coarse, threshold, band, view
+    )
     out[native] = view
     return out
 

@@ -11,8 +11,8 @@ from scipy.ndimage import distance_transform_edt, label
 from lungvq.anatomy import LEFT, LOBES, LUNG_OF_LOBE_LABEL, RIGHT
 from lungvq.errors import GeometryError, InputError, UsageError
 from lungvq.findings import Finding, passed, warn
-from lungvq.segment._coarse import coarsen
-from lungvq.segment.lungs import COARSE_MM, find_body, padding_of, part_by_side
+from lungvq.segment._coarse import coarsen, padding_of
+from lungvq.segment.lungs import COARSE_MM, find_body, part_by_side
 from lungvq.volume import Grid, Volume
 
 __all__ = ["check_grid", "lobes_from_labels", "lungs_from_mask", "parse_lobe_labels"]
