@@ -10,8 +10,8 @@ import pytest
 from lungvq import io
 from lungvq.errors import GeometryError, InputError, UsageError
 from lungvq.segment import backends
-from lungvq.segment.given import Masks
-from lungvq.segment.masks import lungs_from_mask
+from lungvq.segment.given import Given, Masks
+from lungvq.segment.masks import has_sides, lungs_from_mask
 from lungvq.volume import Volume
 
 AFFINE = np.array([[0, 0, 2.0, -40], [0, 2.5, 0, -30], [3.0, 0, 0, 5], [0, 0, 0, 1]])
@@ -109,15 +109,42 @@ def test_a_mask_with_both_sides_is_taken_as_it_is(scans):
 
 def test_a_mask_that_calls_the_right_lung_1_is_refused(scans):
     # So does R231 of lungmask; read as ours, all results would change sides and nothing would tell.
-    with pytest.raises(InputError, match="1 is the left lung and 2 the right one: exchange"):
-        lungs_from_mask(two_lungs(scans, 2, 1), scans["exp"])
+    # The middles are columns 2 and 7, 2 mm wide.
+    swapped = two_lungs(scans, 2, 1)
+    says = "its 1 lies 10 mm to the right of its 2, but 1 is the left lung and 2 the right one: exchange"
+    with pytest.raises(InputError, match=f"the mask: {says}"):
+        lungs_from_mask(swapped, scans["exp"])
+    # Before any work, by name, and in whatever order the file has its axes.
+    basis = {"lungs_exp": "the file e.nii"}
+    given = Given(lungs_insp=two_lungs(scans, 1, 2), lungs_exp=swapped.reorient("RAS"), basis=basis)
+    with pytest.raises(InputError, match=rf"given for the expiration \(the file e.nii\): {says}"):
+        given.check(scans["insp"].grid, scans["exp"].grid)
+
+
+def test_only_1_and_2_alone_name_sides(scans):
+    # With a third number it is a mask like any other: nonzero is lung.
+    assert has_sides(two_lungs(scans, 2, 1))
+    assert not has_sides(two_lungs(scans, 1, 1))
+    assert not has_sides(two_lungs(scans, 2, 2))
+    three = two_lungs(scans, 2, 1)
+    three.array[0, 0, 0] = 3
+    assert not has_sides(three)
+    Given(lungs_insp=three, lungs_exp=three).check(scans["insp"].grid, scans["exp"].grid)
 
 
 def test_what_a_mask_holds_of_padding_is_left_out(scans):
+    mask = two_lungs(scans, 1, 2)  # 288 voxels
     hu = scans["exp"].array.copy()
-    hu[:, :, 8] = -3024
-    lungs = lungs_from_mask(two_lungs(scans, 1, 2), scans["exp"].like(hu)).array
-    assert not lungs[:, :, 8].any()
-    assert (lungs == 1).sum() == 2 * 48
-    with pytest.raises(InputError, match="nothing that was scanned"):
-        lungs_from_mask(two_lungs(scans, 1, 2), scans["exp"].like(np.full((6, 8, 10), -2000, np.int16)))
+    hu[:, 0, 8] = -3024  # 6 of them
+    hu[0, 1, 1:4] = -2000  # and 3, scanned in other slices
+    lungs = lungs_from_mask(mask, scans["exp"].like(hu)).array
+    np.testing.assert_array_equal(lungs, np.where(hu < -1500, 0, mask.array))
+    assert [(lungs == side).sum() for side in (1, 2)] == [144 - 6, 144 - 3]
+
+
+@pytest.mark.parametrize("filled_hu", [-1024, -2000, -3024])
+def test_a_mask_largely_on_padding_is_refused(scans, filled_hu):
+    hu = scans["exp"].array.copy()
+    hu[:, :, 8] = filled_hu  # one of six columns of lung
+    with pytest.raises(InputError, match="17 % of the mask lie where nothing was scanned"):
+        lungs_from_mask(two_lungs(scans, 1, 2), scans["exp"].like(hu))

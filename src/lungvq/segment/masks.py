@@ -15,10 +15,19 @@ from lungvq.segment._coarse import coarsen, padding_of
 from lungvq.segment.lungs import COARSE_MM, find_body, part_by_side
 from lungvq.volume import Grid, Volume
 
-__all__ = ["check_grid", "lobes_from_labels", "lungs_from_mask", "parse_lobe_labels"]
+__all__ = [
+    "check_grid",
+    "check_sides",
+    "has_sides",
+    "lobes_from_labels",
+    "lungs_from_mask",
+    "parse_lobe_labels",
+]
 
 LEAST_OVERLAP = 0.9
 """Dice of lobes that were given and the lungs found, below which a finding says so."""
+MOST_PADDING = 0.1
+"""Share of a mask that may lie where nothing was scanned; it is left out, and the lungs are told to be cut there."""
 _FILL_MM = 2.5  # voxels on which the nearest lobe is looked for
 
 
@@ -69,17 +78,22 @@ def lungs_from_mask(mask: Volume, ct: Volume) -> Volume:
     GeometryError
         If mask and scan lie on different grids.
     InputError
-        If the mask is empty, or its 1 lies to the right of its 2.
+        If the mask is empty, its 1 lies to the right of its 2, or more than a tenth of it is padding.
     """
     check_grid("the mask", mask.grid, ct.grid)
     inside = mask.array > 0
     if not inside.any():
         raise InputError("the mask is empty: no voxel of it is nonzero")
+    check_sides("the mask", mask)
+    given = np.count_nonzero(inside)
     inside &= ~padding_of(ct.array)
-    if not inside.any():
-        raise InputError("the mask covers nothing that was scanned: the scan shows padding there")
-    if set(np.unique(mask.array).tolist()) - {0} == {LEFT, RIGHT}:
-        _check_sides(mask)
+    beyond = 1 - np.count_nonzero(inside) / given
+    if beyond > MOST_PADDING:
+        raise InputError(
+            f"{100 * beyond:.0f} % of the mask lie where nothing was scanned (the scan shows padding there), expected"
+            f" at most {100 * MOST_PADDING:.0f} %: check that mask and scan belong together"
+        )
+    if has_sides(mask):
         return mask.like(np.where(inside, mask.array, 0).astype(np.uint8))
     coarse = coarsen(ct, COARSE_MM)
     share = mask.like(inside.astype(np.float32)).resample(coarse.grid, fill=0.0)
@@ -90,22 +104,40 @@ def lungs_from_mask(mask: Volume, ct: Volume) -> Volume:
     return mask.like(np.where(inside, everywhere, 0).astype(np.uint8))
 
 
-def _check_sides(mask: Volume) -> None:
+def check_sides(what: str, mask: Volume) -> None:
     """Refuse a mask in which what is called left lies to the right: all results would change sides.
+
+    Parameters
+    ----------
+    what : str
+        How the message calls it.
+    mask : Volume
+        In canonical order: columns run to the left.
 
     Raises
     ------
     InputError
+        If it has two sides (`has_sides`), and the middle of its 1 lies to the right of that of its 2.
     """
+    if not has_sides(mask):
+        return
     middle = []
     for value in (LEFT, RIGHT):
         columns = np.count_nonzero(mask.array == value, axis=(0, 1))
         middle.append(float(columns @ np.arange(columns.size) / columns.sum()))
-    if middle[0] < middle[1]:  # canonical order: columns run to the left
+    apart = (middle[0] - middle[1]) * mask.spacing[2]
+    if apart < 0:
         raise InputError(
-            "the mask's 1 lies to the right of its 2, but 1 is the left lung and 2 the right one: exchange the"
-            " numbers (some programs use them the other way round), or check whether image or mask was mirrored"
+            f"{what}: its 1 lies {-apart:.0f} mm to the right of its 2, but 1 is the left lung and 2 the right one:"
+            " exchange the numbers (lungmask's R231 has them the other way round), or correct the headers if the"
+            " image itself is mirrored"
         )
+
+
+def has_sides(mask: Volume) -> bool:
+    """Whether a mask holds both 1 and 2 and nothing else: then these are left and right."""
+    counts = [int(np.count_nonzero(mask.array == value)) for value in (LEFT, RIGHT)]
+    return min(counts) > 0 and sum(counts) == np.count_nonzero(mask.array)
 
 
 def lobes_from_labels(
