@@ -94,6 +94,18 @@ def test_zones_at_inspiration_add_up_to_each_lung_whatever_the_map_of_the_change
             )
 
 
+def test_a_lung_that_was_not_registered_has_no_inspiratory_zones(case):
+    lungs, lobes, maps = case
+    for values in maps.values():
+        if values.array.dtype == np.float32:
+            values.array[lungs.array == 1] = np.nan
+    table = quantify("c", breath(lungs, lobes, -700), breath(lungs, lobes, -850), maps)
+    for metric in ("volume_insp_ml", "mass_insp_g", "air_insp_ml", "ei_volume_ratio", "ei_mld_ratio"):
+        for zone in ZONES:
+            assert np.isnan(value(table, zone, metric)) == zone.startswith("left"), (zone, metric)
+    assert value(table, "left_upper", "volume_exp_ml") > 0
+
+
 def test_fractions_add_to_100_and_sums_to_the_whole(case):
     lungs, lobes, maps = case
     table = quantify("c", breath(lungs, lobes, -700), breath(lungs, lobes, -850), maps)

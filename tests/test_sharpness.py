@@ -7,7 +7,7 @@ import pytest
 
 from lungvq.breath import Breath
 from lungvq.hu import Calibration, calibrate_hu, density
-from lungvq.match import alike, on_one_basis, one_scale
+from lungvq.match import alike, carry_inspiration, on_one_basis, one_scale
 from lungvq.phantom.scanner import Scanner, expose
 from lungvq.sharpness import blurred_within, matching_blur, sharpness
 from lungvq.volume import Grid, Volume
@@ -145,3 +145,14 @@ def test_scales_of_a_pair_rest_on_the_same(soft, insp, exp, basis):
             assert (breath.calibrate.gain, breath.calibrate.offset) == (1, -1000 - seen[0])
         elif basis == "none":
             assert (breath.calibrate.gain, breath.calibrate.offset) == (1, 0)
+
+
+@pytest.mark.parametrize("filled_hu", [-2000, -3024])
+def test_padding_does_not_mix_with_the_lung_beside_it(filled_hu):
+    hu = np.full((4, 4, 8), -850, np.int16)
+    hu[..., 4:] = filled_hu
+    scan = Volume(hu, np.diag([1.0, 1.0, 1.0, 1.0]))
+    half = np.zeros((4, 4, 8, 3), np.float32)
+    half[..., 2] = -0.5  # between two voxels
+    carried = carry_inspiration(scan.like(half), scan, scan.grid).array
+    np.testing.assert_array_equal(np.unique(carried[..., 1:]), [-1024, -937, -850])

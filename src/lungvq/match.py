@@ -15,6 +15,7 @@ from lungvq.hu import OUTSIDE_HU, calibrate_hu
 from lungvq.pair import MatchedPair
 from lungvq.regional import carry, fill_from_nearest, reaching_out, within
 from lungvq.register import Registration, warp_labels
+from lungvq.segment.padding import without_padding
 from lungvq.sharpness import blurred_within, matching_blur
 from lungvq.volume import Grid, Volume
 from lungvq.wall import LungHu, clear_of_wall
@@ -79,9 +80,10 @@ def _expected(insp: LungHu, exp: LungHu, lungs: Volume, name: str) -> float:
     return insp.held[name].volume_ml * (here / there if there else 1.0)
 
 
-def carry_inspiration(displacement: Volume, insp: Breath, grid: Grid) -> Volume:
+def carry_inspiration(displacement: Volume, insp: Volume, grid: Grid) -> Volume:
     """The inspiration scan seen from the expiration, int16 HU as scanned, at the resolution of `grid`."""
-    carried = insp.ct.through(displacement, grid, fill=OUTSIDE_HU)
+    scanned = insp.like(without_padding(insp.array, OUTSIDE_HU))
+    carried = scanned.through(displacement, grid, fill=OUTSIDE_HU)
     return carried.like(np.rint(carried.array, out=carried.array).astype(np.int16))
 
 

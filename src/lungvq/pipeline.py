@@ -259,7 +259,7 @@ def estimate(insp: Breath, exp: Breath, registration: Registration, options: Opt
     pair = match(free_insp, free_exp, registration)
     air = ventilation_terms(pair, options.ventilation)
     blood = perfusion_terms(pair, options.perfusion)
-    insp_on_exp = carry_inspiration(registration.displacement, insp, exp.ct.grid)
+    insp_on_exp = carry_inspiration(registration.displacement, insp.ct, exp.ct.grid)
     sigmas = options.ventilation.sigma_mm, options.perfusion.sigma_mm
     both = equally_sharp(insp, exp, insp_on_exp)
     maps, findings = make_maps(

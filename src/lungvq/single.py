@@ -13,7 +13,7 @@ from lungvq.anatomy import LOBES, LUNGS
 from lungvq.errors import UsageError
 from lungvq.export.folder import staged
 from lungvq.findings import Finding
-from lungvq.hu import OUTSIDE_HU
+from lungvq.match import carry_inspiration
 from lungvq.pipeline import quality_numbers
 from lungvq.progress import SILENT, Progress
 from lungvq.regional import carry, close_sums, reaching_out
@@ -177,9 +177,10 @@ def register_scans(
         codes = scans["fixed"].grid.codes
         volumes = {name: volume.reorient(CANONICAL) for name, volume in scans.items()}
         masks = {"fixed": fixed_mask, "moving": moving_mask}
+        given = {name: _given_lungs(name, volumes[name], path) for name, path in masks.items()}
         lungs, parts = {}, None
         for name, volume in volumes.items():
-            known = _known_lungs(volume, masks[name])
+            known = given[name]
             wants_lobes = lobes_apart and name == "moving"
             if known is None or wants_lobes:
                 anatomy = segment(volume, lungs=known, progress=progress)
@@ -208,7 +209,7 @@ def register_scans(
             for lung, label in LUNGS.items()
         }
         closure = close_sums(jacobian, lungs["fixed"].array, lungs["fixed"].voxel_ml, totals)
-        warped = volumes["moving"].through(result.displacement, volumes["fixed"].grid, fill=OUTSIDE_HU)
+        warped = carry_inspiration(result.displacement, volumes["moving"], volumes["fixed"].grid)
         progress.stage("writing")
         io.write(result.displacement, folder / "displacement.nii.gz")
         left_over = None
@@ -217,8 +218,7 @@ def register_scans(
             io.write(back, folder / "inverse.nii.gz")
         arrays = (jacobian, onto(result.jacobian_se), onto(result.confidence), warped.array)
         for name, array in zip(maps, arrays, strict=True):
-            volume = lungs["fixed"].like(np.rint(array).astype(np.int16) if array is warped.array else array)
-            io.write(volume.reorient(codes), folder / f"{name}.nii.gz")
+            io.write(lungs["fixed"].like(array).reorient(codes), folder / f"{name}.nii.gz")
         quality = quality_numbers(result)
         record = {
             "schema": "lungvq.registration/1",
@@ -235,5 +235,9 @@ def register_scans(
     return quality["both"]
 
 
-def _known_lungs(ct: Volume, mask: Path | None) -> Volume | None:
-    return None if mask is None else lungs_from_mask(io.read_labels(mask).reorient(CANONICAL), ct)
+def _given_lungs(name: str, ct: Volume, mask: Path | None) -> Volume | None:
+    """The lungs from a file, on the voxels of the scan, or None without one; a refusal names the file."""
+    if mask is None:
+        return None
+    labels = io.read_labels(mask).reorient(CANONICAL)
+    return lungs_from_mask(labels, ct, what=f"the lung mask given for the {name} scan (the file {mask.name})")

@@ -91,7 +91,10 @@ def test_a_mask_of_another_grid_is_refused(lungvq, pair, phantom, tmp_path):
     options = ["--fixed", pair[1], "--moving", pair[0], "--fixed-mask", tmp_path / "wrong.nii.gz"]
     done = lungvq("register", *options, "-o", tmp_path / "out", "-q")
     assert done.returncode == 3
-    assert "does not lie on the grid" in done.stderr
+    assert (
+        "the lung mask given for the fixed scan (the file wrong.nii.gz) does not lie on the grid"
+        in done.stderr
+    )
     assert not (tmp_path / "out").exists()
 
 

@@ -121,6 +121,18 @@ def test_a_mask_that_calls_the_right_lung_1_is_refused(scans):
         given.check(scans["insp"].grid, scans["exp"].grid)
 
 
+def test_a_mask_without_lungs_is_refused(scans):
+    few = scans["insp"].like(np.zeros((6, 8, 10), np.uint8))
+    with pytest.raises(InputError, match="the mask is empty"):
+        lungs_from_mask(few, scans["insp"])
+    few.array[2:4, 3:5, 4] = 1
+    given = Given(lungs_exp=few, basis={"lungs_exp": "the file e.nii"})
+    with pytest.raises(
+        InputError, match=r"given for the expiration \(the file e.nii\) holds 0.06 mL, expected lungs"
+    ):
+        given.check(scans["insp"].grid, scans["exp"].grid)
+
+
 def test_only_1_and_2_alone_name_sides(scans):
     # With a third number it is a mask like any other: nonzero is lung.
     assert has_sides(two_lungs(scans, 2, 1))
@@ -146,5 +158,5 @@ def test_what_a_mask_holds_of_padding_is_left_out(scans):
 def test_a_mask_largely_on_padding_is_refused(scans, filled_hu):
     hu = scans["exp"].array.copy()
     hu[:, :, 8] = filled_hu  # one of six columns of lung
-    with pytest.raises(InputError, match="17 % of the mask lie where nothing was scanned"):
+    with pytest.raises(InputError, match="the mask lies to 17 % where nothing was scanned"):
         lungs_from_mask(two_lungs(scans, 1, 2), scans["exp"].like(hu))

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from lungvq.segment._coarse import close, coarsen, distance_to, padding_of
+from lungvq.segment._coarse import close, coarsen, distance_to
+from lungvq.segment.padding import padding_of
 from lungvq.volume import Volume
 
 

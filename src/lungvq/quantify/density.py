@@ -137,12 +137,15 @@ def carried_rows(
     breath : BreathHold
         The expiration.
     jacobian, change : Volume
-        Inspiratory volume, and mass gained, per mL of expiratory lung; nothing is added where they are NaN.
+        Inspiratory volume, and mass gained, per mL of expiratory lung; nothing is added where they are NaN, and a
+        region where all is has no numbers.
     mass_insp_g : dict of str to float
         What each lung weighs on the inspiration, keyed ``left`` and ``right``. Masses are scaled to it: the map of
         the change is an average that counts the rim of a lung less than it weighs, by some 1 % of the lung.
     """
-    volume = np.nan_to_num(regions.row(jacobian.array))
+    volume = regions.row(jacobian.array)
+    known = np.isfinite(volume).astype(np.float32)
+    volume = np.nan_to_num(volume)
     mass = density(breath.calibrate(regions.row(breath.hu.array))) + np.nan_to_num(regions.row(change.array))
     for lung, label in LUNGS.items():
         own = regions.lung == label
@@ -150,9 +153,10 @@ def carried_rows(
         if carried > 0:
             mass[own] *= np.float32(mass_insp_g.get(lung, carried) / carried)
     alike = np.zeros(volume.shape, np.int32)
-    sums = (regions.tally(alike, 1, weights) for weights in (volume, mass))
-    for (region, ml), (_, g) in zip(*sums, strict=True):
-        volume_ml, mass_g = float(ml[0]) * regions.voxel_ml, float(g[0]) * regions.voxel_ml
+    sums = (regions.tally(alike, 1, weights) for weights in (known, volume, mass))
+    for (region, found), (_, ml), (_, g) in zip(*sums, strict=True):
+        unit = regions.voxel_ml if found[0] else float("nan")  # a lung that was not registered has no numbers
+        volume_ml, mass_g = float(ml[0]) * unit, float(g[0]) * unit
         default = int(bool(region.zone_def))
         yield region.row("volume_insp_ml", volume_ml, "mL", "jacobian@1", default)
         yield region.row("mass_insp_g", mass_g, "g", "mass_carried@1", default)

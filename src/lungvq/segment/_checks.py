@@ -8,7 +8,8 @@ from scipy import ndimage
 
 from lungvq.anatomy import LEFT, LOBES, LUNG_OF_LOBE, LUNGS, RIGHT
 from lungvq.findings import Finding, fail, passed, warn
-from lungvq.segment._coarse import dilate, erode, padding_of
+from lungvq.segment._coarse import dilate, erode
+from lungvq.segment.padding import padding_of
 from lungvq.volume import Volume, box_around
 
 COLLAPSED_RATIO = 0.25

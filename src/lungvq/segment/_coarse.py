@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from lungvq._parallel import PRANGE
+from lungvq.segment.padding import PADDING_HU, columns_beyond
 from lungvq.volume import Volume
 
 AIR_FLOOR_HU = -1024
 """Padding values (-2000, -3024) are read as air."""
-PADDING_HU = -1400
-"""Below it lies what scanners fill in, -1500, -2000 or -3024; noise of 100 HU does not reach it from any air."""
-
-
-def columns_beyond(array: NDArray[Any]) -> NDArray[np.bool_]:
-    """Beyond a round field of view: columns of one value below any air; shape (J, I)."""
-    lowest = array.min(axis=0)
-    beyond: NDArray[np.bool_] = (lowest == array.max(axis=0)) & (lowest < -1010)
-    return beyond
-
-
-def padding_of(array: NDArray[Any]) -> NDArray[np.bool_]:
-    """Voxels that were not scanned: beyond a round field of view, or below what noise makes of air."""
-    padding: NDArray[np.bool_] = (array < PADDING_HU) | columns_beyond(array)
-    return padding
 
 
 @numba.njit(parallel=PRANGE, cache=True)

@@ -14,7 +14,7 @@ from lungvq.segment import Anatomy
 from lungvq.segment._checks import check_lobes
 from lungvq.segment.backends import BUILT_IN, backend_named, models_folder
 from lungvq.segment.lobes import Lobes, find_lobes
-from lungvq.segment.masks import check_grid, check_sides, lobes_from_labels, parse_lobe_labels
+from lungvq.segment.masks import check_grid, check_mask, lobes_from_labels, parse_lobe_labels
 from lungvq.volume import CANONICAL, Grid, Volume
 
 __all__ = ["Given", "Masks", "place_lobes"]
@@ -48,13 +48,13 @@ class Given:
         return {name: self.basis.get(name, "lungvq") for name in ("lungs_insp", "lungs_exp", "lobes")}
 
     def check(self, insp: Grid, exp: Grid) -> None:
-        """Refuse what does not lie on the grid of its scan, or calls the right lung left, before any work is done.
+        """Refuse, before any work, a mask off the grid of its scan, without lungs, or with the right one as left.
 
         Raises
         ------
         GeometryError
         InputError
-            See `check_sides`.
+            See `check_mask`.
         """
         for name, what, scan, grid in (
             ("lungs_insp", "the lung mask given for the inspiration", "the inspiration", insp),
@@ -66,7 +66,7 @@ class Given:
                 told = f"{what} ({self.told()[name]})"
                 check_grid(told, volume.grid.reorient(CANONICAL), grid.reorient(CANONICAL), scan)
                 if name != "lobes":
-                    check_sides(told, volume.reorient(CANONICAL))
+                    check_mask(told, volume.reorient(CANONICAL))
 
 
 @dataclass(frozen=True, kw_only=True)

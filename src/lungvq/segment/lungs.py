@@ -17,15 +17,8 @@ from skimage.segmentation import watershed
 from lungvq._parallel import PRANGE
 from lungvq.anatomy import LEFT, RIGHT
 from lungvq.errors import InputError
-from lungvq.segment._coarse import (
-    PADDING_HU,
-    close,
-    columns_beyond,
-    dilate,
-    distance_to,
-    erode,
-    signed_distance,
-)
+from lungvq.segment._coarse import close, dilate, distance_to, erode, signed_distance
+from lungvq.segment.padding import PADDING_HU, columns_beyond
 from lungvq.volume import Volume, box_around
 
 COARSE_MM = 2.4

@@ -11,13 +11,14 @@ from scipy.ndimage import distance_transform_edt, label
 from lungvq.anatomy import LEFT, LOBES, LUNG_OF_LOBE_LABEL, RIGHT
 from lungvq.errors import GeometryError, InputError, UsageError
 from lungvq.findings import Finding, passed, warn
-from lungvq.segment._coarse import coarsen, padding_of
+from lungvq.segment._coarse import coarsen
 from lungvq.segment.lungs import COARSE_MM, find_body, part_by_side
+from lungvq.segment.padding import padding_of
 from lungvq.volume import Grid, Volume
 
 __all__ = [
     "check_grid",
-    "check_sides",
+    "check_mask",
     "has_sides",
     "lobes_from_labels",
     "lungs_from_mask",
@@ -28,6 +29,8 @@ LEAST_OVERLAP = 0.9
 """Dice of lobes that were given and the lungs found, below which a finding says so."""
 MOST_PADDING = 0.1
 """Share of a mask that may lie where nothing was scanned; it is left out, and the lungs are told to be cut there."""
+LEAST_ML = 1.0
+"""A mask that holds less has no lungs in it."""
 _FILL_MM = 2.5  # voxels on which the nearest lobe is looked for
 
 
@@ -57,7 +60,7 @@ def parse_lobe_labels(text: str) -> dict[str, int]:
     return found
 
 
-def lungs_from_mask(mask: Volume, ct: Volume) -> Volume:
+def lungs_from_mask(mask: Volume, ct: Volume, *, what: str = "the mask") -> Volume:
     """Left and right lung of a user's mask.
 
     Parameters
@@ -67,6 +70,8 @@ def lungs_from_mask(mask: Volume, ct: Volume) -> Volume:
         are left and right; otherwise sides come from geometry.
     ct : Volume
         The scan it belongs to, on the same grid, both in canonical order.
+    what : str
+        How messages call it.
 
     Returns
     -------
@@ -78,19 +83,18 @@ def lungs_from_mask(mask: Volume, ct: Volume) -> Volume:
     GeometryError
         If mask and scan lie on different grids.
     InputError
-        If the mask is empty, its 1 lies to the right of its 2, or more than a tenth of it is padding.
+        If the mask is empty or too small for a lung, its 1 lies to the right of its 2, or more than a tenth of it is
+        padding.
     """
-    check_grid("the mask", mask.grid, ct.grid)
+    check_grid(what, mask.grid, ct.grid)
+    check_mask(what, mask)
     inside = mask.array > 0
-    if not inside.any():
-        raise InputError("the mask is empty: no voxel of it is nonzero")
-    check_sides("the mask", mask)
     given = np.count_nonzero(inside)
     inside &= ~padding_of(ct.array)
     beyond = 1 - np.count_nonzero(inside) / given
     if beyond > MOST_PADDING:
         raise InputError(
-            f"{100 * beyond:.0f} % of the mask lie where nothing was scanned (the scan shows padding there), expected"
+            f"{what} lies to {100 * beyond:.0f} % where nothing was scanned (the scan shows padding there), expected"
             f" at most {100 * MOST_PADDING:.0f} %: check that mask and scan belong together"
         )
     if has_sides(mask):
@@ -104,8 +108,8 @@ def lungs_from_mask(mask: Volume, ct: Volume) -> Volume:
     return mask.like(np.where(inside, everywhere, 0).astype(np.uint8))
 
 
-def check_sides(what: str, mask: Volume) -> None:
-    """Refuse a mask in which what is called left lies to the right: all results would change sides.
+def check_mask(what: str, mask: Volume) -> None:
+    """Refuse a mask that holds no lungs, or in which what is called left lies to the right.
 
     Parameters
     ----------
@@ -117,8 +121,16 @@ def check_sides(what: str, mask: Volume) -> None:
     Raises
     ------
     InputError
-        If it has two sides (`has_sides`), and the middle of its 1 lies to the right of that of its 2.
+        If it is empty, holds less than `LEAST_ML`, or has two sides (`has_sides`) and the middle of its 1 lies to the
+        right of that of its 2: all results would change sides.
     """
+    held = np.count_nonzero(mask.array > 0) * mask.voxel_ml
+    if held == 0:
+        raise InputError(f"{what} is empty: no voxel of it is nonzero")
+    if held < LEAST_ML:
+        raise InputError(
+            f"{what} holds {held:.2g} mL, expected lungs, {LEAST_ML:g} mL or more: check that it is a mask of lungs"
+        )
     if not has_sides(mask):
         return
     middle = []
