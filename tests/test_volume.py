@@ -444,6 +444,17 @@ def test_a_volume_of_one_voxel():
     np.testing.assert_array_equal(volume.sample(volume.grid.world([(0.3, -0.4, 0.2)])), [3])
 
 
+def test_what_has_no_weight_may_be_undefined():
+    """A voxel that falls on a voxel takes its value, whatever lies beside it."""
+    values = np.arange(27, dtype=np.float32).reshape(3, 3, 3)
+    values[1, 1, 2] = np.nan
+    volume = Volume(values, np.diag([2.0, 2.0, 2.0, 1.0]))
+    got = volume.resample(Grid((5, 5, 5), np.diag([1.0, 1.0, 1.0, 1.0]))).array
+    assert got[2, 2, 2] == 13
+    assert np.isnan(got[2, 2, 3])
+    assert np.isnan(got[2, 2, 4])
+
+
 def test_vector_fields_are_resampled_component_by_component():
     points = centres(plain())
     field = Volume(
@@ -512,7 +523,7 @@ def test_antialiasing_follows_axes_when_the_new_grid_counts_them_otherwise():
     np.testing.assert_allclose(other.reorient(CANONICAL).array, direct.array, atol=1e-3)
 
 
-@pytest.mark.parametrize("spacing", [(2.0, 2.0, 2.0), (1.0, 2.5, 1.7), (0.8, 0.7, 1.4), (0.5, 3.0, 0.7)])
+@pytest.mark.parametrize("spacing", [(2.0, 2.0, 2.0), (1.0, 2.5, 1.7), (0.8, 0.7, 1.4), (0.5, 3.0, 0.7), (0.3, 0.4, 0.5)])
 def test_parallel_axes_are_resampled_as_any_others(spacing):
     """The way along parallel axes, one matrix each, against smoothing and trilinear interpolation."""
     affine = np.diag([0.8, 0.7, 0.7, 1.0])[[2, 1, 0, 3]]

@@ -65,13 +65,19 @@ _TILE = 64  # lines that are laid side by side, so that one instruction does sev
 
 @numba.njit(cache=True, fastmath={"contract"})
 def _weighted(to, lines, start, weights):
-    """Add to (B,) what `lines` (N, B) hold from `start` on, by their weights; those of no weight may be NaN."""
+    """Fill (B,) with what `lines` (N, B) hold from `start` on, by their weights; those of no weight may be NaN."""
     low, high = 0, weights.size
     while low < high and weights[low] == 0:
         low += 1
     while high > low and weights[high - 1] == 0:
         high -= 1
-    t = low
+    if low == high:
+        to[:] = 0
+        return
+    w, a = weights[low], lines[start + low]
+    for n in range(to.size):
+        to[n] = w * a[n]
+    t = low + 1
     while t + 4 <= high:  # four at a time: `to` is read and written less
         line, w, x, y, z = start + t, weights[t], weights[t + 1], weights[t + 2], weights[t + 3]
         a, b, c, d = lines[line], lines[line + 1], lines[line + 2], lines[line + 3]
@@ -87,7 +93,7 @@ def _weighted(to, lines, start, weights):
 
 @numba.njit(parallel=PRANGE, cache=True)
 def _weigh_middle(source, first, weights, out):
-    """(A, N, B) to (A, M, B), 0 before: each of M is a weighted sum of what begins at its `first` of N."""
+    """(A, N, B) to (A, M, B): each of M is a weighted sum of what begins at its `first` of N."""
     count = weights.shape[0]
     for row in numba.prange(source.shape[0] * count):
         a, m = row // count, row % count
@@ -108,7 +114,6 @@ def _weigh_last(source, first, weights, out):
                 side_by_side[m, b] = source[start + b, m]
         to = np.empty(rows, np.float32)
         for m in range(count):
-            to[:] = 0
             _weighted(to, side_by_side, first[m], weights[m])
             for b in range(rows):
                 out[start + b, m] = to[b]
@@ -134,7 +139,7 @@ def weigh(array, axis, first, weights):
     """
     before, n, behind = array.shape[:axis], array.shape[axis], array.shape[axis + 1 :]
     count, lines = len(weights), math.prod(before)
-    out = np.zeros((lines, count, math.prod(behind)), np.float32)
+    out = np.empty((lines, count, math.prod(behind)), np.float32)
     if behind:
         _weigh_middle(array.reshape(lines, n, -1), first, weights, out)
     else:
@@ -162,6 +167,36 @@ def banded(dense):
     first = np.minimum(first, n - width)
     weights = np.take_along_axis(dense, first[:, None] + np.arange(width), axis=1)
     return first, weights.astype(np.float32)
+
+
+def between(n, m, step, start):
+    """Weights (M, N) of N values for M in between, linearly at ``start + step * index``; edge values hold beyond."""
+    at = np.clip(start + step * np.arange(m), 0, n - 1)
+    below = at.astype(int)
+    share = (at - below)[:, None]
+    each = np.eye(n)
+    return (1 - share) * each[below] + share * each[np.minimum(below + 1, n - 1)]
+
+
+def resample_along(array, shape, steps, starts):
+    """Linear interpolation along the last three axes, at ``start + step * index`` along each.
+
+    Parameters
+    ----------
+    array : ndarray of float32, shape (..., K, J, I), contiguous
+        Beyond it its edge value holds.
+    shape : tuple of 3 ints
+        How many values are wanted.
+    steps, starts : sequences of 3 floats
+
+    Returns
+    -------
+    ndarray of float32, shape (..., *shape)
+    """
+    before = array.ndim - 3
+    for axis, (m, step, start) in enumerate(zip(shape, steps, starts, strict=True), start=before):
+        array = weigh(array, axis, *banded(between(array.shape[axis], m, step, start)))
+    return array
 
 
 @numba.njit(parallel=PRANGE, cache=True)

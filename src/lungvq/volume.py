@@ -296,8 +296,8 @@ class Volume:
         from lungvq import _sampling
 
         to_index = _index_map(grid, self.grid)
-        if antialias and self.array.ndim == 3 and _is_coarser_along(to_index):
-            return Volume(_coarsened(self.array, to_index, grid.shape, fill), grid.affine)
+        if _runs_along(to_index):
+            return Volume(_resampled_along(self.array, to_index, grid.shape, fill, antialias), grid.affine)
         source = np.ascontiguousarray(self.array, np.float32)
         if antialias:
             source = _prefilter(source, to_index)
@@ -391,26 +391,30 @@ def _prefilter(array: np.ndarray, to_index: NDArray[np.float64]) -> np.ndarray:
     return np.ascontiguousarray(result)
 
 
-def _is_coarser_along(to_index: NDArray[np.float64]) -> bool:
-    """Whether a grid has the axes of another one, and is coarser along one of them."""
+def _runs_along(to_index: NDArray[np.float64]) -> bool:
+    """Whether a grid has the axes of another one."""
     steps = to_index[:, :3]
-    turned = np.abs(steps - np.diag(np.diag(steps))).max()
-    return bool(turned < 1e-9 and np.abs(np.diag(steps)).max() > _COARSER)
+    return bool(np.abs(steps - np.diag(np.diag(steps))).max() < 1e-9)
 
 
-def _coarsened(
-    array: np.ndarray, to_index: NDArray[np.float64], shape: tuple[int, int, int], fill: float
+def _resampled_along(
+    array: np.ndarray,
+    to_index: NDArray[np.float64],
+    shape: tuple[int, int, int],
+    fill: float,
+    antialias: bool,
 ) -> NDArray[np.float32]:
     """What `_prefilter` and linear interpolation make of an array: along parallel axes, one step for both each."""
     from lungvq import _sampling
 
     lines = [
-        _line(n, m, to_index[axis, axis], to_index[axis, 3])
-        for axis, (n, m) in enumerate(zip(array.shape, shape, strict=True))
+        _line(n, m, to_index[axis, axis], to_index[axis, 3], antialias)
+        for axis, (n, m) in enumerate(zip(array.shape, shape, strict=False))
     ]
     needed = tuple(slice(int(first.min()), int(first.max()) + w.shape[1]) for first, w, _ in lines)
     part = np.ascontiguousarray(array[needed], np.float32)
-    for axis in (2, 1, 0):  # along lines in memory first, which leaves less for the rest
+    fewer = shape[2] < part.shape[2]
+    for axis in (2, 1, 0) if fewer else (0, 1, 2):  # first what leaves less for the rest
         first, weights, _ = lines[axis]
         part = _sampling.weigh(part, axis, first - needed[axis].start, weights)
     for axis, (_, _, within) in enumerate(lines):
@@ -419,7 +423,7 @@ def _coarsened(
 
 
 def _line(
-    n: int, m: int, step: float, start: float
+    n: int, m: int, step: float, start: float, antialias: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_]]:
     """How `m` new values come from `n` old ones along an axis: at ``start + step * index``.
 
@@ -436,14 +440,10 @@ def _line(
 
     from lungvq import _sampling
 
-    smooth = np.eye(n)
-    if sigma := _smoothing(abs(step)):
-        smooth = gaussian_filter1d(smooth, sigma, axis=0, mode="nearest")
+    dense = _sampling.between(n, m, step, start)
+    if antialias and (sigma := _smoothing(abs(step))):
+        dense = dense @ gaussian_filter1d(np.eye(n), sigma, axis=0, mode="nearest")
     at = start + step * np.arange(m)
     within = (at >= -0.5) & (at <= n - 0.5)
-    at = np.clip(at, 0, n - 1)
-    below = at.astype(int)
-    share = (at - below)[:, None]
-    dense = (1 - share) * smooth[below] + share * smooth[np.minimum(below + 1, n - 1)]
     first, weights = _sampling.banded(dense)
     return first, weights, within

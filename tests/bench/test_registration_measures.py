@@ -91,7 +91,6 @@ def registration(lungs, motion, jacobian):
         lungs=lungs,
         jacobian=volume(inside),
         jacobian_raw=volume(inside),
-        moving_on_fixed=image,
         jacobian_se=image,
         expected_error=image,
         confidence=image,

@@ -109,7 +109,7 @@ def test_an_imposed_error_is_as_large_as_it_says(phantom):
     lungs = lobes.like(np.array([0, 1, 1, 2, 2, 2], np.uint8)[lobes.array])
     inside = lungs.array > 0
     points = lungs.grid.world(np.argwhere(inside))
-    nothing = [lungs.like(np.zeros(lungs.shape, np.float32)) for _ in range(6)]
+    nothing = [lungs.like(np.zeros(lungs.shape, np.float32)) for _ in range(5)]
     still = Registration(lungs.like(np.zeros((*lungs.shape, 3), np.float32)), lungs, *nothing, quality=None)
     truly = true_registration(phantom, still)
     wrong = wrong_motion(phantom, truly, 2.0, 20.0)

@@ -214,13 +214,7 @@ def search(
         weight[on] = belief / (belief + np.float32(_HALF_BELIEF)) + np.float32(_LEAST_BELIEF)
         agreed = smooth(lattice_field, weight, _SMOOTHING)
         target = np.ascontiguousarray(agreed[:, on].T)
-    to_node = np.eye(3, 4) / level.lattice
-    step = np.stack(
-        [
-            _sampling.resample_linear(
-                np.pad(component, (0, 1), mode="edge"), to_node, shape, np.float32(np.nan)
-            )
-            for component in agreed * np.float32(level.step)
-        ]
+    step = _sampling.resample_along(
+        agreed * np.float32(level.step), shape, (1 / level.lattice,) * 3, (0.0,) * 3
     )
     return step + pull(start, step + pad, True, 0.0)

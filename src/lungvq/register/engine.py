@@ -8,9 +8,10 @@ from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_dilation, binary_erosion, distance_transform_edt
+from scipy.ndimage import distance_transform_edt
 from scipy.ndimage import label as components
 
+from lungvq import _sampling
 from lungvq.anatomy import LUNGS
 from lungvq.errors import GeometryError, PairError
 from lungvq.progress import SILENT, Progress
@@ -24,6 +25,7 @@ from lungvq.register.field import (
     extrapolate,
     fit_affine,
     gaussian_mean,
+    grown,
     halve_voxels,
     jacobian,
     pull,
@@ -96,13 +98,12 @@ class Registration:
     Parameters
     ----------
     displacement : Volume, (K, J, I, 3) float32
-        ``u(x) = phi(x) - x`` in mm, LPS (x, y, z); finite everywhere.
+        ``u(x) = phi(x) - x`` in mm, LPS (x, y, z); finite everywhere. ``moving.through(displacement, fixed.grid)`` is
+        the moving scan on the fixed one's voxels.
     lungs : Volume, uint8
         The fixed lungs that were registered, 1 left, 2 right.
     jacobian, jacobian_raw : Volume, float32
         det grad phi, from each lung's own field: averaged within the lung, and as it is. NaN outside.
-    moving_on_fixed : Volume, float32
-        HU of the moving scan at phi(x); NaN where that lies outside the scan.
     jacobian_se : Volume, float32
         Standard error of `jacobian`, from what can be measured without a truth; NaN outside the lungs.
     expected_error : Volume, float32
@@ -116,7 +117,6 @@ class Registration:
     lungs: Volume
     jacobian: Volume
     jacobian_raw: Volume
-    moving_on_fixed: Volume
     jacobian_se: Volume
     expected_error: Volume
     confidence: Volume
@@ -298,7 +298,6 @@ def register(
         lungs=Volume(labels, grid.affine),
         jacobian=Volume(smoothed, grid.affine),
         jacobian_raw=Volume(raw, grid.affine),
-        moving_on_fixed=_warp(moving, moving_lungs, displacement),
         jacobian_se=Volume(jacobian_se, grid.affine),
         expected_error=Volume(error, grid.affine),
         confidence=Volume(doubt.confidence(error), grid.affine),
@@ -358,7 +357,7 @@ def _finer(scan: Volume, lung: Mask, largest_mm: float) -> Volume:
     """
     if max(scan.spacing) <= largest_mm:
         return scan
-    deep = binary_erosion(lung, iterations=2)
+    deep = ~grown(~lung, 2)
     for axis in range(3):
         while scan.spacing[axis] > largest_mm:
             spline, linear = (halve_voxels(scan.array, axis, kind) for kind in ("spline", "linear"))
@@ -392,8 +391,8 @@ def _aerated_rim(hu: Array, lungs: NDArray[np.uint8], label: int, spacing: Seque
     some = tuple(slice(None, None, max(1, round(2 / s))) for s in spacing)
     hu, lungs = hu[some], lungs[some]
     lung = lungs == label
-    near = binary_dilation(lung)
-    shell = binary_dilation(near) & ~near & (lungs == 0)
+    near = grown(lung)
+    shell = grown(near) & ~near & (lungs == 0)
     if not shell.any() or not lung.any():
         return 0.0
     return float((hu[shell] < np.median(hu[lung]) + _HARDLY_DENSER_HU).mean())
@@ -468,7 +467,7 @@ def _search(a: _Lung, b: _Lung, extents: tuple[NDArray, NDArray], progress: Prog
     for n, level in enumerate(discrete.LEVELS):
         field = discrete.search(codes, mask, b.hu, b.share, padded, level.radius, level, outside=_OUTSIDE_HU)
         if n + 1 < len(discrete.LEVELS):
-            padded = _widened(field, mask, discrete.LEVELS[n + 1].radius)
+            padded = _continued(field, mask, [(discrete.LEVELS[n + 1].radius,) * 2] * 3)
         progress.fraction(0.2 * (n + 1))
     return field
 
@@ -490,7 +489,7 @@ def _search_apart(moving: _Source, a: _Lung, motion: Array, parts: NDArray[np.ui
         start = loosened(motion[(slice(None), *box)], part, mask, border[box])
         b = moving.around(a.grid, _BOX_MARGIN, _reach(grid, own, start))
         hu, share = np.ascontiguousarray(a.hu[box]), a.share[box]
-        field = _widened(_to_index(start, grid, b.grid), own, PART_LEVEL.radius)
+        field = _continued(_to_index(start, grid, b.grid), own, [(PART_LEVEL.radius,) * 2] * 3)
         field = discrete.search(
             encode(hu, mask), own, b.hu, b.share, field, PART_LEVEL.radius, PART_LEVEL, outside=_OUTSIDE_HU
         )
@@ -567,18 +566,21 @@ def _refine_finely(
 
 def _carried(values: Array, grid: Grid, onto: Grid) -> Array:
     """A field on another grid along the same axes, by linear interpolation."""
-    scale = onto.spacing[0] / grid.spacing[0]
+    step = onto.spacing[0] / grid.spacing[0]
     first = grid.index(onto.world((0, 0, 0)))
-    return pull(values, _straight(np.full(3, scale), first, onto.shape, pad=0), True, 0.0)
+    return _sampling.resample_along(np.ascontiguousarray(values), onto.shape, (step,) * 3, first)
 
 
-def _widened(field: Array, mask: Mask, pad: int) -> Array:
-    """A field that is known all over its box, continued `pad` voxels beyond it."""
-    wide = np.pad(mask, pad)
-    affine = affine_field(*fit_affine(field, mask), mask.shape)
-    rest = np.pad(field - affine, [(0, 0), (pad, pad), (pad, pad), (pad, pad)], mode="edge")
-    constant, slope = fit_affine(np.pad(affine, [(0, 0), (pad, pad), (pad, pad), (pad, pad)]), wide)
-    return affine_field(constant, slope, wide.shape) + rest
+def _continued(field: Array, mask: Mask, beyond: Sequence[tuple[int, int]]) -> Array:
+    """A field that is known all over its box, continued so many voxels before and behind it along each axis.
+
+    By the affine map that fits it in the mask, and what the field has beside that at the edge.
+    """
+    constant, slope = fit_affine(field, mask)
+    rest = field - affine_field(constant, slope, mask.shape)
+    rest = np.pad(rest, [(0, 0), *beyond], mode="edge")
+    first = constant - slope @ np.array([before for before, _ in beyond])
+    return affine_field(first, slope, rest.shape[1:]) + rest
 
 
 def _unfold(motion: Array, mask: Mask, h: float) -> tuple[Array, Array]:
@@ -588,7 +590,7 @@ def _unfold(motion: Array, mask: Mask, h: float) -> tuple[Array, Array]:
         folded = (found < _SMALLEST_JACOBIAN) & mask
         if not folded.any():
             break
-        share = np.clip(4 * blur(binary_dilation(folded, iterations=2).astype(np.float32), sigma), 0, 1)
+        share = np.clip(4 * blur(grown(folded, 2).astype(np.float32), sigma), 0, 1)
         motion = motion + share * (smooth(motion, mask, sigma) - motion)
         found = jacobian(motion / h)
     return motion, found
@@ -605,8 +607,10 @@ def _evidence(
     def warp(image: Array, by: Array, fill: float) -> Array:
         return pull(image[None], by, False, fill)[0]
 
+    seen = np.stack([warp(b.hu, by, _OUTSIDE_HU) for by in (start, field)])
+    before, after = refine.local_correlation(a.hu, seen, mask)
     gap = signed_distance(b.mask, h)
-    surface = mask & binary_dilation(~mask)
+    surface = mask & grown(~mask)
     # the middle of a voxel at the surface lies half a voxel within
     beyond = -h / 2 - pull(gap[None], field, True, 0.0)[0][surface]
     slices = np.flatnonzero(mask.any(axis=(1, 2)))
@@ -618,8 +622,8 @@ def _evidence(
         surface_height=height.astype(np.float32),
         expected_error=expected,
         jacobian=raw,
-        before=refine.local_correlation(a.hu, warp(b.hu, start, _OUTSIDE_HU), mask),
-        after=refine.local_correlation(a.hu, warp(b.hu, field, _OUTSIDE_HU), mask),
+        before=before,
+        after=after,
         motion_mm=np.sqrt((motion**2).sum(axis=0)),
         voxel_ml=h**3 / 1000,
         volume_moving_ml=moving_ml,
@@ -631,16 +635,12 @@ def _join(results: list[_Result], grid: Grid) -> Array:
     total = np.zeros((3, *grid.shape), np.float32)
     weight = np.zeros(grid.shape, np.float32)
     for r in results:
-        mask = np.zeros(grid.shape, bool)
-        mask[r.box] = r.mask
-        motion = np.zeros((3, *grid.shape), np.float32)
-        motion[(slice(None), *r.box)] = r.motion
-        near = np.zeros(grid.shape, bool)
-        near[r.box] = True
+        beyond = [(part.start, n - part.stop) for part, n in zip(r.box, grid.shape, strict=True)]
+        motion = _continued(r.motion, r.mask, beyond)
         if len(results) == 1:
-            return extrapolate(motion, near, sigma=None)
-        share = 1 / (np.float32(1e-3) + _distance(mask) ** 2)
-        total += share * extrapolate(motion, near, sigma=None)
+            return motion
+        share = 1 / (np.float32(1e-3) + _distance(np.pad(r.mask, beyond)) ** 2)
+        total += share * motion
         weight += share
     return total / weight
 
@@ -651,25 +651,6 @@ def _distance(mask: Mask) -> Array:
     for axis, n in enumerate(mask.shape):
         coarse = coarse.repeat(2, axis=axis).take(np.arange(n), axis=axis)
     return np.where(mask, np.float32(0), np.maximum(coarse, np.float32(1)))
-
-
-def _warp(moving: Volume, moving_lungs: Volume, displacement: Volume) -> Volume:
-    """The moving scan at phi(x), smoothed first to the spacing of the result; NaN outside the scan."""
-    corners = _corners(moving.grid)
-    h = displacement.spacing[0]
-    where = _corners(displacement.grid)
-    reach = np.stack(
-        [
-            where.min(axis=0) + displacement.array.min(axis=(0, 1, 2)),
-            where.max(axis=0) + displacement.array.max(axis=(0, 1, 2)),
-        ]
-    )
-    inner = np.clip(reach, corners.min(axis=0), corners.max(axis=0))
-    coarse = moving.resample(grid_around(inner, h))
-    motion = np.moveaxis(displacement.array, -1, 0)[::-1]
-    field = _to_index(np.ascontiguousarray(motion), displacement.grid, coarse.grid)
-    warped = pull(coarse.array[None], field, False, float("nan"))[0]
-    return Volume(warped, displacement.affine)
 
 
 def _straight(scale: NDArray, shift: NDArray, shape: tuple[int, ...], pad: int) -> Array:

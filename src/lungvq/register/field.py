@@ -30,6 +30,7 @@ __all__ = [
     "extrapolate",
     "fit_affine",
     "gaussian_mean",
+    "grown",
     "halve_voxels",
     "invert",
     "jacobian",
@@ -72,6 +73,18 @@ def gaussian_mean(values: Array, mask: Mask, sigma: float) -> Array:
     weight = blur(mask.astype(np.float32), sigma)
     total = blur(np.where(mask, values, np.float32(0)), sigma)
     return np.divide(total, weight, out=np.zeros_like(total), where=weight > 1e-6)
+
+
+def grown(mask: Mask, voxels: int = 1) -> Mask:
+    """A mask and what lies beside its faces, so many times; many times as fast as `scipy.ndimage.binary_dilation`."""
+    for _ in range(voxels):
+        wider = mask.copy()
+        for axis in range(mask.ndim):
+            to, seen = np.moveaxis(wider, axis, 0), np.moveaxis(mask, axis, 0)
+            to[1:] |= seen[:-1]
+            to[:-1] |= seen[1:]
+        mask = wider
+    return mask
 
 
 _QUARTER = {  # weights of four points for the place a quarter of the way from the second to the third

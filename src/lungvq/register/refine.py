@@ -19,12 +19,11 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
-from scipy.ndimage import binary_dilation
 from scipy.special import erfinv
 
 from lungvq import _sampling
 from lungvq._parallel import PRANGE
-from lungvq.register.field import Array, Mask, blur, halve_voxels, smooth
+from lungvq.register.field import Array, Mask, blur, grown, halve_voxels, smooth
 
 __all__ = ["FINE_WINDOWS", "WINDOWS", "Refined", "local_correlation", "pleura_distance", "refine"]
 
@@ -345,7 +344,7 @@ def refine(
     Refined
         Good on the mask and the two voxels around it.
     """
-    domain = binary_dilation(share > 0.5, iterations=2)
+    domain = grown(share > 0.5, 2)
     if part is not None:
         domain &= part
     source = _with_gradients(moving, pleura_distance(moving_share))
@@ -438,33 +437,32 @@ def _weakness(sums: Array) -> Array:
     return np.sqrt(sum(minors) / np.maximum(det, np.float32(1e-9)))
 
 
-def _local_sums(fixed: Array, warped: Array, weight: Array, blurred_weight: Array, sigma: float) -> Array:
-    """Local means over the domain of F, F^2, M, M^2 and F M: (5, K, J, I)."""
-    sums = np.stack([fixed, fixed * fixed, warped, warped * warped, fixed * warped]) * weight
-    return (blur(sums, sigma) / np.maximum(blurred_weight, 1e-6)).astype(np.float32, copy=False)
-
-
 def local_correlation(fixed: Array, warped: Array, mask: Mask, *, sigma: float = _CORRELATE) -> Array:
-    """Local correlation of two images over the mask, 0 to 1.
+    """Local correlation of an image with others over the mask, 0 to 1.
 
     Parameters
     ----------
-    fixed, warped : ndarray, shape (K, J, I)
+    fixed : ndarray, shape (K, J, I)
         HU
+    warped : ndarray, shape (..., K, J, I)
+        HU, one image or several.
     mask : ndarray of bool, shape (K, J, I)
     sigma : float, optional
         Of the Gaussian window, voxels.
 
     Returns
     -------
-    ndarray of float32, shape (K, J, I)
+    ndarray of float32, shape (..., K, J, I)
         Correlation coefficient, negative ones as 0, damped where the window holds nothing but noise;
         NaN outside the mask.
     """
     weight = mask.astype(np.float32)
-    stats = _local_sums(fixed, warped, weight, blur(weight, sigma), sigma)
-    var_f = np.maximum(stats[1] - stats[0] ** 2, 0)
-    var_m = np.maximum(stats[3] - stats[2] ** 2, 0)
-    cov = stats[4] - stats[0] * stats[2]
+    known = np.maximum(blur(weight, sigma), np.float32(1e-6))
+    mean_f, square_f = blur(np.stack([fixed, fixed * fixed]) * weight, sigma) / known
+    sums = blur(np.stack([warped, warped * warped, fixed * warped]) * weight, sigma)
+    mean_m, square_m, product = sums / known
+    var_f = np.maximum(square_f - mean_f**2, 0)
+    var_m = np.maximum(square_m - mean_m**2, 0)
+    cov = product - mean_f * mean_m
     correlation = cov / np.sqrt(var_f * var_m + _NOISE_HU**4 / 16)
     return np.where(mask, np.clip(correlation, 0, 1), np.float32(np.nan))
