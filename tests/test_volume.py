@@ -523,7 +523,9 @@ def test_antialiasing_follows_axes_when_the_new_grid_counts_them_otherwise():
     np.testing.assert_allclose(other.reorient(CANONICAL).array, direct.array, atol=1e-3)
 
 
-@pytest.mark.parametrize("spacing", [(2.0, 2.0, 2.0), (1.0, 2.5, 1.7), (0.8, 0.7, 1.4), (0.5, 3.0, 0.7), (0.3, 0.4, 0.5)])
+@pytest.mark.parametrize(
+    "spacing", [(2.0, 2.0, 2.0), (1.0, 2.5, 1.7), (0.8, 0.7, 1.4), (0.5, 3.0, 0.7), (0.3, 0.4, 0.5)]
+)
 def test_parallel_axes_are_resampled_as_any_others(spacing):
     """The way along parallel axes, one matrix each, against smoothing and trilinear interpolation."""
     affine = np.diag([0.8, 0.7, 0.7, 1.0])[[2, 1, 0, 3]]
