@@ -94,7 +94,9 @@ _QUARTER = {  # weights of four points for the place a quarter of the way from t
 }
 
 
-def halve_voxels(array: Array, axis: int, kind: Literal["linear", "cubic", "spline"]) -> Array:
+def halve_voxels(
+    array: Array, axis: int, kind: Literal["linear", "cubic", "spline"], count: int | None = None
+) -> Array:
     """Values at the middles of both halves of each voxel along an axis; straight on beyond the edges.
 
     Parameters
@@ -103,13 +105,16 @@ def halve_voxels(array: Array, axis: int, kind: Literal["linear", "cubic", "spli
     axis : int
     kind : str
         Of interpolation; those further down keep more of fine detail, and overshoot more at edges.
+    count : int, optional
+        How many values are wanted along `axis`, from the first; all of them, twice as many as there were.
 
     Returns
     -------
     ndarray of float32
-        Twice as long along `axis`; its first value lies a quarter of a voxel before the first of `array`.
+        Its first value lies a quarter of a voxel before the first of `array`.
     """
-    return _sampling.weigh(np.ascontiguousarray(array), axis, *_halves(array.shape[axis], kind))
+    first, weights = _halves(array.shape[axis], kind)
+    return _sampling.weigh(np.ascontiguousarray(array), axis, first[:count], weights[:count])
 
 
 @lru_cache(maxsize=64)  # of one case; each has its own sizes, and a worker sees hundreds

@@ -77,14 +77,35 @@ def _with_gradients(image: Array, distance: Array) -> Array:
 
     By central differences: those within a cell would draw the field to where interpolation averages most noise.
     """
-    channels = [image, *np.gradient(image), distance, *np.gradient(distance)]
-    out = np.empty((*image.shape, len(channels)), np.float32)
-    for k, layer in enumerate(out):  # a layer fits the processor's cache
-        np.stack([channel[k] for channel in channels], axis=-1, out=layer)
+    out = np.empty((*image.shape, 8), np.float32)
+    _interleave(image, distance, out)
     return out
 
 
 # Kernels of several threads are given what they fill: an array made within takes longer to compile than the rest.
+
+
+@numba.njit(parallel=PRANGE, cache=True)
+def _interleave(image, distance, out):
+    """Two arrays (K, J, I), each with its gradient behind it, to `out` (K, J, I, 8)."""
+    shape = image.shape
+    for k in numba.prange(shape[0]):
+        for j in range(shape[1]):
+            for i in range(shape[2]):
+                _with_slopes(image, k, j, i, out[k, j, i, :4])
+                _with_slopes(distance, k, j, i, out[k, j, i, 4:])
+
+
+@numba.njit(cache=True)
+def _with_slopes(array, k, j, i, out):
+    """A value and its three differences, half of that to both neighbours or all of that to the only one."""
+    z0, z1 = max(k - 1, 0), min(k + 1, array.shape[0] - 1)
+    y0, y1 = max(j - 1, 0), min(j + 1, array.shape[1] - 1)
+    x0, x1 = max(i - 1, 0), min(i + 1, array.shape[2] - 1)
+    out[0] = array[k, j, i]
+    out[1] = (array[z1, j, i] - array[z0, j, i]) / np.float32(z1 - z0)
+    out[2] = (array[k, y1, i] - array[k, y0, i]) / np.float32(y1 - y0)
+    out[3] = (array[k, j, x1] - array[k, j, x0]) / np.float32(x1 - x0)
 
 
 @numba.njit(parallel=PRANGE, cache=True)
@@ -287,9 +308,9 @@ def _pairs(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _double(field: Array, shape: tuple[int, ...]) -> Array:
     """From the middles of blocks to voxels, by cubic interpolation, straight on beyond the edges."""
-    for axis in (1, 2, 3):
-        field = halve_voxels(field, axis, "cubic")
-    return np.ascontiguousarray(field[:, : shape[0], : shape[1], : shape[2]])
+    for axis, count in enumerate(shape, start=1):
+        field = halve_voxels(field, axis, "cubic", count)
+    return field
 
 
 class Refined(NamedTuple):
