@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import binary_dilation, gaussian_filter
 
 from lungvq.register.descriptors import encode
 from lungvq.register.field import (
@@ -11,6 +11,7 @@ from lungvq.register.field import (
     extrapolate,
     fit_affine,
     gaussian_mean,
+    grown,
     halve_voxels,
     invert,
     jacobian,
@@ -139,3 +140,13 @@ def test_splines_keep_more_of_fine_detail_than_lines():
         for kind in ("linear", "cubic", "spline")
     ]
     assert errors[0] > 2 * errors[1] > 4 * errors[2]
+
+
+@pytest.mark.parametrize("times", [0, 1, 3])
+def test_a_mask_grows_as_by_binary_dilation(times):
+    mask = np.random.default_rng(2).random((7, 9, 8)) > 0.97
+    mask[0, 0, 0] = True
+    before = mask.copy()
+    expected = binary_dilation(mask, iterations=times) if times else mask
+    np.testing.assert_array_equal(grown(mask, times), expected)
+    np.testing.assert_array_equal(mask, before)

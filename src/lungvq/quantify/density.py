@@ -143,9 +143,7 @@ def carried_rows(
         What each lung weighs on the inspiration, keyed ``left`` and ``right``. Masses are scaled to it: the map of
         the change is an average that counts the rim of a lung less than it weighs, by some 1 % of the lung.
     """
-    volume = regions.row(jacobian.array)
-    known = np.isfinite(volume).astype(np.float32)
-    volume = np.nan_to_num(volume)
+    volume = np.nan_to_num(regions.row(jacobian.array))
     mass = density(breath.calibrate(regions.row(breath.hu.array))) + np.nan_to_num(regions.row(change.array))
     for lung, label in LUNGS.items():
         own = regions.lung == label
@@ -153,9 +151,9 @@ def carried_rows(
         if carried > 0:
             mass[own] *= np.float32(mass_insp_g.get(lung, carried) / carried)
     alike = np.zeros(volume.shape, np.int32)
-    sums = (regions.tally(alike, 1, weights) for weights in (known, volume, mass))
-    for (region, found), (_, ml), (_, g) in zip(*sums, strict=True):
-        unit = regions.voxel_ml if found[0] else float("nan")  # a lung that was not registered has no numbers
+    sums = (regions.tally(alike, 1, weights) for weights in (volume, mass))
+    for (region, ml), (_, g) in zip(*sums, strict=True):
+        unit = regions.voxel_ml if ml[0] else float("nan")  # a lung that was not registered has no numbers
         volume_ml, mass_g = float(ml[0]) * unit, float(g[0]) * unit
         default = int(bool(region.zone_def))
         yield region.row("volume_insp_ml", volume_ml, "mL", "jacobian@1", default)
