@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 import lungvq
-from lungvq import pipeline
 from lungvq.agreement import agreement
 from lungvq.findings import Severity
 from lungvq.maps import _closing
-from lungvq.pipeline import _of_others, _overrides, check_breathing, check_sums
+from lungvq.pipeline import estimates
+from lungvq.pipeline.estimates import _of_others
+from lungvq.pipeline.gates import check_breathing, check_sums, overrides
 from lungvq.register.quality import LungQuality, check_islands, check_rims, check_surfaces
 from lungvq.segment.lobes import _check_bronchi
 from lungvq.volume import Volume
@@ -140,8 +141,8 @@ def test_parts_that_do_not_add_up(off, codes):
 
 
 def test_what_was_allowed_by_request():
-    assert raised(_overrides(check_breathing(5000, 2600))) == []
-    assert raised(_overrides(check_breathing(5000, 4990, allow=True))) == ["NO_BREATHING_ALLOWED"]
+    assert raised(overrides(check_breathing(5000, 2600))) == []
+    assert raised(overrides(check_breathing(5000, 4990, allow=True))) == ["NO_BREATHING_ALLOWED"]
 
 
 def test_an_estimator_of_others_that_fails_takes_nothing_along(monkeypatch):
@@ -153,7 +154,7 @@ def test_an_estimator_of_others_that_fails_takes_nothing_along(monkeypatch):
     def broken(pair):
         raise ZeroDivisionError("no lungs")
 
-    monkeypatch.setattr(pipeline, "load_estimator", {"whole": whole, "broken": broken}.__getitem__)
+    monkeypatch.setattr(estimates, "load_estimator", {"whole": whole, "broken": broken}.__getitem__)
     maps, used, findings = _of_others(("broken", "whole"), SimpleNamespace(lungs=lungs), lungs)
     assert list(maps) == list(used) == ["whole"]
     assert raised(findings) == ["ESTIMATOR_FAILED"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 
@@ -32,3 +35,19 @@ class Silent:
 
 
 SILENT = Silent()
+
+
+class Clock:
+    """Tells the listener which stage starts and remembers how long each took."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.seconds: list[tuple[str, float]] = []
+        self._progress = progress
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time what is done within."""
+        self._progress.stage(name)
+        start = time.monotonic()
+        yield
+        self.seconds.append((name, time.monotonic() - start))

@@ -22,8 +22,8 @@ from lungvq.export import open_run, write_maps_and_labels, write_metrics
 from lungvq.export.dicom import Source, check_extras, check_right_angles, made_up, read_source, write_dicom
 from lungvq.export.folder import MANIFEST, free_bytes
 from lungvq.findings import Finding, Severity
-from lungvq.pipeline import Clock, Options, analyse
-from lungvq.progress import SILENT, Progress
+from lungvq.pipeline import Options, analyse
+from lungvq.progress import SILENT, Clock, Progress
 from lungvq.report import write_report
 from lungvq.result import MAPS, CaseResult
 from lungvq.segment.given import Masks

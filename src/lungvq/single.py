@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,10 +19,10 @@ from lungvq.match import carry_inspiration
 from lungvq.pipeline import quality_numbers
 from lungvq.progress import SILENT, Progress
 from lungvq.regional import carry, close_sums, reaching_out
-from lungvq.register import RegisterOptions, register
+from lungvq.register import RegisterOptions, Registration, register
 from lungvq.register.backends import backend_named
 from lungvq.register.inverse import inverse_field
-from lungvq.segment import segment
+from lungvq.segment import Anatomy, segment
 from lungvq.segment.given import Masks, place_lobes
 from lungvq.segment.laterality import check_laterality
 from lungvq.segment.lobes import find_lobes
@@ -83,57 +85,62 @@ def segment_scan(
         )
         progress.stage("placing the lobes")
         placed = place_lobes(volume, anatomy, given)
-        lobes = placed.labels
-        labels = {
-            "lungs": anatomy.lungs,
-            "lobes": lobes,
-            "airways": anatomy.airways,
-            "vessels": anatomy.vessels,
-        }
-        counts = np.bincount(lobes.array.ravel(), minlength=6)
-        lobes_ml = {name: float(counts[label] * lobes.voxel_ml) for name, label in LOBES.items()}
         findings = (
             *scan.findings,
             *anatomy.findings,
             *placed.findings,
             check_laterality(volume, anatomy.lungs),
         )
-        summary = SegmentSummary(anatomy.volume_ml("left"), anatomy.volume_ml("right"), lobes_ml, findings)
         progress.stage("writing labels")
+        labels = {
+            "lungs": anatomy.lungs,
+            "lobes": placed.labels,
+            "airways": anatomy.airways,
+            "vessels": anatomy.vessels,
+        }
         (folder / "labels").mkdir()
         for name, label in labels.items():
             io.write(label.reorient(codes), folder / "labels" / f"{name}.nii.gz")
-        sizes = vessel_sizes(volume, *(labels[name].array for name in ("lungs", "vessels", "airways")))
         anatomy.bronchi.tree.table().to_csv(folder / "airways.csv", index=False)
+        lungs_ml = {name: anatomy.volume_ml(name) for name in LUNGS}
+        lobes_ml = _lobes_ml(placed.labels)
         found = given.told()
         record = {
             "schema": "lungvq.segment/1",
             "input": {"name": ct.name, "sha256": io.sha256_of(scan.files)},
             "found_by": {"lungs": found["lungs_insp"], "lobes": found["lobes"]},
             "masks": {k: {"name": path.name, "sha256": hashes[k]} for k, path in masks.files.items()},
-            "volumes_ml": {
-                "left": summary.left_ml,
-                "right": summary.right_ml,
-                **lobes_ml,
-                "airways": float(np.count_nonzero(anatomy.airways.array)) * volume.voxel_ml,
-                "vessels": float(sizes.filled.array.sum(dtype=float)) * volume.voxel_ml,
-            },
+            **_amounts(volume, anatomy, placed.labels, {**lungs_ml, **lobes_ml}),
             "fissures": {name: asdict(fissure) for name, fissure in placed.fissures.items()},
-            "small_vessel_density": _small_vessel_density(small_vessels(volume, sizes), anatomy.lungs, lobes),
             "findings": [finding.to_dict() for finding in findings],
             "versions": versions(),
         }
         (folder / "segment.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    return summary
+    return SegmentSummary(lungs_ml["left"], lungs_ml["right"], lobes_ml, findings)
 
 
-def _small_vessel_density(small: Volume, lungs: Volume, lobes: Volume) -> dict[str, float]:
-    """mL/mL of each lung and lobe there is."""
-    found: dict[str, float] = {}
-    for regions, labels in ((lungs, LUNGS), (lobes, LOBES)):
-        density = small_vessel_density(small, regions)
-        found |= {name: round(density[label], 6) for name, label in labels.items() if label in density}
-    return found
+def _lobes_ml(lobes: Volume) -> dict[str, float]:
+    counts = np.bincount(lobes.array.ravel(), minlength=len(LOBES) + 1)
+    return {name: float(counts[label] * lobes.voxel_ml) for name, label in LOBES.items()}
+
+
+def _amounts(ct: Volume, anatomy: Anatomy, lobes: Volume, lungs_ml: dict[str, float]) -> dict[str, Any]:
+    """How much there is of each thing in mL, and of small vessels in mL per mL of each lung and lobe there is."""
+    labels = anatomy.lungs.array, anatomy.vessels.array, anatomy.airways.array
+    sizes = vessel_sizes(ct, *labels)
+    small = small_vessels(ct, sizes)
+    density: dict[str, float] = {}
+    for regions, named in ((anatomy.lungs, LUNGS), (lobes, LOBES)):
+        found = small_vessel_density(small, regions)
+        density |= {name: round(found[label], 6) for name, label in named.items() if label in found}
+    return {
+        "volumes_ml": {
+            **lungs_ml,
+            "airways": float(np.count_nonzero(anatomy.airways.array)) * ct.voxel_ml,
+            "vessels": float(sizes.filled.array.sum(dtype=float)) * ct.voxel_ml,
+        },
+        "small_vessel_density": density,
+    }
 
 
 def register_scans(
@@ -168,9 +175,10 @@ def register_scans(
                 f"lobes apart are registered by lungvq itself, not by {backend!r}: leave out one of both"
             )
         backend_named(backend)  # a wrong name is told before the scans are read
-    maps = ("jacobian", "jacobian_se", "confidence", "moving_on_fixed")
-    fields = ("displacement", "inverse") if inverse else ("displacement",)
-    names = (*(f"{name}.nii.gz" for name in (*fields, *maps)), "registration.json")
+    images = ["displacement", "jacobian", "jacobian_se", "confidence", "moving_on_fixed"]
+    if inverse:
+        images.append("inverse")
+    names = (*(f"{name}.nii.gz" for name in images), "registration.json")
     with staged(out, names, force=force) as folder:
         progress.stage("reading the scans")
         scans = {"fixed": io.read(fixed).volume, "moving": io.read(moving).volume}
@@ -198,27 +206,14 @@ def register_scans(
             options=RegisterOptions(backend=backend),
             progress=progress,
         )
-        present = result.quality.lungs
-
-        def onto(volume: Volume) -> np.ndarray:
-            return carry(dict.fromkeys(present, reaching_out(volume)), lungs["fixed"])
-
-        jacobian = onto(result.jacobian)
-        totals = {
-            lung: float((lungs["moving"].array == label).sum()) * lungs["moving"].voxel_ml
-            for lung, label in LUNGS.items()
-        }
-        closure = close_sums(jacobian, lungs["fixed"].array, lungs["fixed"].voxel_ml, totals)
-        warped = carry_inspiration(result.displacement, volumes["moving"], volumes["fixed"].grid)
+        onto_fixed, closure = _maps_on_fixed(result, lungs)
+        onto_fixed["moving_on_fixed"] = carry_inspiration(
+            result.displacement, volumes["moving"], volumes["fixed"].grid
+        )
         progress.stage("writing")
         io.write(result.displacement, folder / "displacement.nii.gz")
-        left_over = None
-        if inverse:
-            back, left_over = inverse_field(result, lungs["moving"])
-            io.write(back, folder / "inverse.nii.gz")
-        arrays = (jacobian, onto(result.jacobian_se), onto(result.confidence), warped.array)
-        for name, array in zip(maps, arrays, strict=True):
-            io.write(lungs["fixed"].like(array).reorient(codes), folder / f"{name}.nii.gz")
+        for name, values in onto_fixed.items():
+            io.write(values.reorient(codes), folder / f"{name}.nii.gz")
         quality = quality_numbers(result)
         record = {
             "schema": "lungvq.registration/1",
@@ -227,12 +222,39 @@ def register_scans(
             "quality": quality,
             "jacobian_closed_by": closure,
             "findings": [finding.to_dict() for finding in result.quality.findings],
-            **({"inverse_left_over_mm": left_over} if inverse else {}),
             "inputs": {"fixed": fixed.name, "moving": moving.name},
             "versions": versions(),
         }
+        if inverse:
+            back, record["inverse_left_over_mm"] = inverse_field(result, lungs["moving"])
+            io.write(back, folder / "inverse.nii.gz")
         (folder / names[-1]).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return quality["both"]
+
+
+def _maps_on_fixed(
+    result: Registration, lungs: Mapping[str, Volume]
+) -> tuple[dict[str, Volume], dict[str, float]]:
+    """Jacobian, its standard error and the confidence on the fixed scan's voxels, NaN outside its lungs.
+
+    The Jacobian is closed per lung to the volume of the moving mask; by how much comes second.
+    """
+
+    def onto(volume: Volume) -> np.ndarray:
+        return carry(dict.fromkeys(result.quality.lungs, reaching_out(volume)), lungs["fixed"])
+
+    jacobian = onto(result.jacobian)
+    totals = {
+        name: float((lungs["moving"].array == label).sum()) * lungs["moving"].voxel_ml
+        for name, label in LUNGS.items()
+    }
+    closure = close_sums(jacobian, lungs["fixed"].array, lungs["fixed"].voxel_ml, totals)
+    arrays = {
+        "jacobian": jacobian,
+        "jacobian_se": onto(result.jacobian_se),
+        "confidence": onto(result.confidence),
+    }
+    return {name: lungs["fixed"].like(array) for name, array in arrays.items()}, closure
 
 
 def _given_lungs(name: str, ct: Volume, mask: Path | None) -> Volume | None:

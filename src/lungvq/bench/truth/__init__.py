@@ -107,14 +107,12 @@ _CODE = (
     "segment/*.py",
     "phantom/*.py",
     "quantify/*.py",
+    "pipeline/*.py",
     *(
         f"{name}.py"
         for name in ("ventilation", "perfusion", "ctp", "pair", "match", "wall", "maps", "hu", "breath")
     ),
-    *(
-        f"{name}.py"
-        for name in ("regional", "sharpness", "intervals", "pipeline", "fissures", "volume", "_sampling")
-    ),
+    *(f"{name}.py" for name in ("regional", "sharpness", "intervals", "fissures", "volume", "_sampling")),
     *(f"clinical/{name}.py" for name in ("prm", "vq", "heterogeneity")),
     *(f"bench/truth/{name}.py" for name in ("measure", "robust", "seen")),
 )

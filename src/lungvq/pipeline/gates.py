@@ -1,0 +1,107 @@
+"""What stops a pair, or is said of one that was let through: no breathing, no match, sums that do not close."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lungvq.anatomy import LOBES, LUNGS
+from lungvq.errors import PairError
+from lungvq.findings import Finding, fail, passed, warn
+from lungvq.register import Registration
+from lungvq.result import CaseResult
+
+__all__ = ["NO_BREATHING_RATIO", "check_breathing", "check_match", "check_sums", "overrides"]
+
+NO_BREATHING_RATIO = 0.95
+"""V_exp / V_insp above which there is no breathing between the scans; above its inverse they are swapped."""
+
+LEAST_CORRELATION = 0.35
+"""Mean local correlation inside the lungs after registration, below which two scans are refused as a pair.
+
+Strangers and scans upside down reach at most 0.29, pairs 0.55 or more even in heavy noise
+(`register.quality.MISMATCH_CORRELATION`); between this and that a finding says so.
+"""
+
+
+def check_breathing(insp_ml: float, exp_ml: float, *, allow: bool = False) -> str:
+    """Refuse a pair that is swapped or shows no breathing.
+
+    Parameters
+    ----------
+    insp_ml, exp_ml : float
+        Volume of both lungs.
+    allow : bool
+        Go on without breathing; swapped scans are refused all the same.
+
+    Returns
+    -------
+    str
+        What every page must say; empty for an ordinary pair.
+
+    Raises
+    ------
+    PairError
+    """
+    volumes = f"{insp_ml / 1000:.2f} L at inspiration and {exp_ml / 1000:.2f} L at expiration"
+    ratio = exp_ml / insp_ml
+    if ratio > 1 / NO_BREATHING_RATIO:
+        raise PairError(f"the scans look swapped, the lungs hold {volumes}: exchange --insp and --exp")
+    if ratio <= NO_BREATHING_RATIO:
+        return ""
+    if not allow:
+        raise PairError(
+            f"there is no breathing between the scans, the lungs hold {volumes} (ratio {ratio:.3f}, at most"
+            f" {NO_BREATHING_RATIO} is needed): choose another pair, or add --allow-no-breathing to go on"
+        )
+    return (
+        f"No breathing between the scans, or nearly none ({volumes}): allowed by request; what ventilation shows is"
+        " mostly its error, and V/Q and air trapping cannot be told."
+    )
+
+
+def overrides(banner: str) -> list[Finding]:
+    """What was allowed by request, among the findings where a reader looks."""
+    if not banner:
+        return []
+    return [
+        warn(
+            "NO_BREATHING_ALLOWED",
+            banner,
+            advice="V/Q, air trapping and what is relative to ventilation are left empty.",
+            touches=("ventilation", "prm", "trapping"),
+        )
+    ]
+
+
+def check_match(registration: Registration) -> None:
+    """Refuse two scans whose lungs cannot be brought together.
+
+    Raises
+    ------
+    PairError
+    """
+    found = registration.quality.overall.correlation_after
+    if found < LEAST_CORRELATION:
+        raise PairError(
+            "the lungs of the two scans cannot be brought together: after registration their structure correlates"
+            f" by {found:.2f}, and a pair does by at least {LEAST_CORRELATION}; check that both are of the same"
+            " patient and each is the right way up"
+        )
+
+
+def check_sums(result: CaseResult) -> Finding:
+    """Whether the parts of the table add up to the whole, and the whole to the masks."""
+    worst = 0.0
+    for metric in ("volume_insp_ml", "volume_exp_ml", "mass_insp_g", "mass_exp_g", "ventilation_ml"):
+        whole = result.metric("both", metric)
+        for parts in (LUNGS, LOBES):
+            total = sum(np.nan_to_num(result.metric(part, metric)) for part in parts)
+            scale = max(abs(result.metric("both", "volume_exp_ml")), abs(whole))
+            worst = max(worst, abs(total - whole) / scale)
+    exp_ml = float((result.lungs_exp.array > 0).sum()) * result.lungs_exp.voxel_ml
+    worst = max(worst, abs(result.metric("both", "volume_exp_ml") - exp_ml) / exp_ml)
+    message = (
+        "Lungs and lobes add up to the whole, in volume, mass and ventilation, and the whole to the masks"
+    )
+    make = passed if worst < 1e-3 else fail
+    return make("SUMS_CLOSE", f"{message}, to {100 * worst:.2g} %.", value=100 * worst, limit=0.1, unit="%")
