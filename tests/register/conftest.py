@@ -106,3 +106,9 @@ def make_pair(seed=0, *, spacing=2.0, stretch=36.0, wobble=3.0, noise=15.0, scal
 @pytest.fixture(scope="session")
 def pair():
     return make_pair()
+
+
+@pytest.fixture(scope="session")
+def pair_like():
+    """Makes other such pairs: of another seed, finer, smaller, noisier."""
+    return make_pair

@@ -45,6 +45,15 @@ def test_every_point_of_the_lung_is_found_not_only_the_vessels(pair, result, lab
     assert error[base].mean() < 1.5  # smoothing against nothing would leave many millimetres here
 
 
+def test_fine_scans_are_registered_better_than_coarse_ones(pair_like):
+    mean = {}
+    for spacing in (2.0, 1.0):
+        pair = pair_like(3, spacing=spacing, scale=0.55)
+        found = register(pair.fixed, pair.moving, pair.fixed_lungs, pair.moving_lungs)
+        mean[spacing] = np.mean([errors(pair, found, label)[0].mean() for label in (1, 2)])
+    assert mean[1.0] < 0.6 * mean[2.0]
+
+
 @pytest.mark.parametrize("label", [1, 2])
 def test_jacobian_follows_the_truth(pair, result, label):
     mask = result.lungs.array == label

@@ -58,9 +58,12 @@ _HARDLY_DENSER_HU = 150.0
 _PART_WINDOWS = (6.0, 6.0, 5.0, 4.0)  # no smaller than the whole lung's, beside which they are judged
 _LIKENESS = 3.0  # sigma, voxels
 _PART_REACH_MM = 20.0  # beyond where a part is thought to be
-_FINE = 0.75  # voxels of the last steps, of the working spacing or of the scans' voxels if these are larger
-_FINER_THAN = (
-    0.75  # of the finest grid: the voxels scans are brought to, as linear interpolation blurs others
+_FINE = 0.75  # voxels of the refinement, of the working spacing or of the scans' voxels if these are larger
+_FINEST = 0.5  # likewise of its last steps, of the working spacing; the scans' voxels count as before
+_WORTH_IT = 0.8  # of the voxels before: with less the last steps have no grid of their own
+_STEPS_BEFORE, _STEPS_AGAIN = 5, 3  # where they do: so many steps before them, and so many windows twice
+_WIDEST_VOXEL = (
+    0.5625  # of the working spacing: wider ones are halved first, as linear interpolation blurs them
 )
 
 
@@ -149,16 +152,16 @@ class _Source:
 
     @classmethod
     def cut(
-        cls, scan: Volume, lungs: Volume, label: int, finest_mm: float, margin_mm: float = 12.0
+        cls, scan: Volume, lungs: Volume, label: int, widest_mm: float, margin_mm: float = 12.0
     ) -> _Source:
-        """`finest_mm` is the spacing of the finest grid that is asked for."""
+        """Voxels wider than `widest_mm` are halved."""
         box = box_around(lungs.array == label, [int(np.ceil(margin_mm / s)) for s in scan.spacing])
         lung = lungs.array[box] == label
         islands = _islands(lung, _ISLAND_ML / scan.voxel_ml)
         lung &= ~islands
         hu = np.where(lung, np.clip(scan.array[box], *_CLIP_HU), _OUTSIDE_HU).astype(np.float32)
         return cls(
-            _finer(Volume(hu, scan.grid.crop(box).affine), lung, _FINER_THAN * finest_mm),
+            _finer(Volume(hu, scan.grid.crop(box).affine), lung, widest_mm),
             Volume(lung.astype(np.float32), scan.grid.crop(box).affine),
             float(islands.sum()) * scan.voxel_ml,
             _aerated_rim(scan.array[box], lungs.array[box], label, scan.spacing),
@@ -339,10 +342,10 @@ def _pair_up(
             float(np.count_nonzero(m.array == label)) * m.voxel_ml for m in (fixed_lungs, moving_lungs)
         )
         if min(before, after) >= options.smallest_lung_ml:
-            finest = _FINE * options.spacing_mm
+            widest = _WIDEST_VOXEL * options.spacing_mm
             sources[name] = (
-                _Source.cut(fixed, fixed_lungs, label, finest),
-                _Source.cut(moving, moving_lungs, label, finest),
+                _Source.cut(fixed, fixed_lungs, label, widest),
+                _Source.cut(moving, moving_lungs, label, widest),
             )
         else:
             missing[name] = before, after
@@ -429,13 +432,14 @@ def _register_lung(
                 parts = None
         progress.fraction(0.6)
         if parts is None:
-            motion, seen = _refine_finely(fixed, moving, a.grid, motion, refine.FINE_WINDOWS)
+            motion, seen = _refine_finely(fixed, moving, a.grid, motion)
     else:
         chosen, parts = options.backend, None
         backend = backends.backend_named(chosen) if isinstance(chosen, str) else chosen
         motion = extrapolate(backend(a, b), mask)
         # What one more step would say is asked for, and not taken.
-        _, seen = _refine_finely(fixed, moving, a.grid, motion, refine.FINE_WINDOWS[-1:])
+        finest = _fine_spacings(fixed, moving, h)[-1]
+        _, seen = _refine_on(fixed, moving, a.grid, motion, finest, refine.FINE_WINDOWS[-1:])
     if parts is None:
         motion, raw = _unfold(motion, mask, h)
     else:
@@ -513,9 +517,7 @@ def _refine_apart(
     for box, part, own in _cut_out(parts, a.mask):
         grid = a.grid.crop(box)
         start = extrapolate(motion[(slice(None), *box)], own)
-        found, signs = _refine_finely(
-            fixed, moving, grid, start, refine.FINE_WINDOWS, part=part, reach=_reach(grid, own, start)
-        )
+        found, signs = _refine_finely(fixed, moving, grid, start, part=part, reach=_reach(grid, own, start))
         found, expansion = _unfold(found, own, h)
         refined[(slice(None), *box)][:, part] = found[:, part]
         seen[(slice(None), *box)][:, part] = signs[:, part]
@@ -537,25 +539,57 @@ def _reach(grid: Grid, own: Mask, motion: Array) -> NDArray[np.float64]:
     return np.stack([moved.min(axis=0) - _PART_REACH_MM, moved.max(axis=0) + _PART_REACH_MM])
 
 
+def _fine_spacings(fixed: _Source, moving: _Source, h: float) -> tuple[float, ...]:
+    """Voxels of the one or two grids that a lung is refined on, mm, from the working spacing and the scans.
+
+    Small windows want more voxels than large ones. But between the voxels of the scans there is nothing to find,
+    and noise reaches further than the windows know.
+    """
+    voxel = max(fixed.lung.grid.voxel_mm, moving.lung.grid.voxel_mm)
+    fine, finest = _FINE * max(h, voxel), max(_FINEST * h, _FINE * voxel)
+    return (fine, finest) if finest < _WORTH_IT * fine else (fine,)
+
+
 def _refine_finely(
     fixed: _Source,
     moving: _Source,
     grid: Grid,
     motion: Array,
+    *,
+    part: Mask | None = None,
+    reach: NDArray[np.float64] | None = None,
+) -> tuple[Array, Array]:
+    """Refine a lung's motion, mm on `grid`, on grids as fine as the scans allow.
+
+    Windows do not become smaller with the voxels: how unevenly a lung breathes is not a matter of the scan.
+    """
+    *before, last = _fine_spacings(fixed, moving, grid.spacing[0])
+    windows: tuple[float, ...] = refine.FINE_WINDOWS
+    for spacing in before:
+        motion, _ = _refine_on(
+            fixed, moving, grid, motion, spacing, windows[:_STEPS_BEFORE], part=part, reach=reach
+        )
+        windows = tuple(w * spacing / last for w in windows[_STEPS_BEFORE - _STEPS_AGAIN :])
+    return _refine_on(fixed, moving, grid, motion, last, windows, part=part, reach=reach)
+
+
+def _refine_on(
+    fixed: _Source,
+    moving: _Source,
+    grid: Grid,
+    motion: Array,
+    spacing: float,
     windows: tuple[float, ...],
     *,
     part: Mask | None = None,
     reach: NDArray[np.float64] | None = None,
 ) -> tuple[Array, Array]:
-    """Refine a lung's motion, mm on `grid`, on a finer grid: small windows want more voxels than large ones.
+    """Refine a lung's motion, mm on `grid`, on another grid of `spacing` mm, with `windows` in its voxels.
 
-    But not finer than the scans: between their voxels there is nothing to find, and noise reaches further than
-    the windows know. Also the two signs of error that come with it, (2, K, J, I), in mm. With `part` of the lung
-    alone, which the moving scan shows within the corners `reach`.
+    Also the two signs of error that come with it, (2, K, J, I), in mm. With `part` of the lung alone, which the
+    moving scan shows within the corners `reach`.
     """
-    fine = grid_around(
-        _corners(grid), _FINE * max(grid.spacing[0], fixed.lung.grid.voxel_mm, moving.lung.grid.voxel_mm)
-    )
+    fine = grid_around(_corners(grid), spacing)
     a, b = fixed.on(fine), moving.around(fine, _BOX_MARGIN, reach)
     field = _to_index(_carried(motion, grid, fine), a.grid, b.grid)
     own = None if part is None else _carried(part[None].astype(np.float32), grid, fine)[0] > 0.5
