@@ -94,6 +94,19 @@ def test_zones_at_inspiration_add_up_to_each_lung_whatever_the_map_of_the_change
             )
 
 
+def test_the_wall_in_a_zone_is_no_mass_that_breathing_in_moves(case):
+    lungs, lobes, maps = case
+    maps["jacobian"].array[lungs.array > 0] = 1
+    maps["perfusion_ctp"].array[lungs.array > 0] = 0
+    seen = breath(lungs, lobes, -700)
+    seen.hu.array[26:] = -300  # apices that share in the wall
+    seen = replace(seen, free=lungs.like(np.full(lungs.shape, -700, np.float32)))
+    table = quantify("c", seen, seen, maps)
+    for zone in ZONES:
+        assert value(table, zone, "mass_insp_g") == pytest.approx(value(table, zone, "mass_exp_g"), rel=1e-5)
+        assert value(table, zone, "ei_mld_ratio") == pytest.approx(1, rel=1e-5)
+
+
 def test_a_lung_that_was_not_registered_has_no_inspiratory_zones(case):
     lungs, lobes, maps = case
     for values in maps.values():
@@ -149,6 +162,16 @@ def test_without_breathing_there_are_no_fractions(case):
     assert value(table, "both", "ventilation_ml") == pytest.approx(
         1e-5 * (lungs.array > 0).sum() * ML, rel=1e-4
     )
+
+
+def test_of_less_than_nothing_there_are_no_fractions_and_no_intervals_of_them(case):
+    lungs, lobes, maps = case
+    maps["ventilation"].array[lungs.array > 0] = -0.1
+    both = breath(lungs, lobes, -700)
+    intervals = {("RUL", "ventilation_fraction_pct"): (10.0, 12.5), ("RUL", "ventilation_ml"): (-9.0, -8.0)}
+    table = quantify("c", both, both, maps, intervals=intervals)
+    assert np.isnan(value(table, "RUL", "ventilation_fraction_pct"))
+    assert table[table.ci_low.notna()].metric.tolist() == ["ventilation_ml"]
 
 
 def test_defects_lie_below_60_percent_of_the_mean_of_both_lungs(case):

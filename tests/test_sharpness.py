@@ -1,13 +1,17 @@
 """Sharpness told by noise: on an even chest as two kernels and two doses show it."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from lungvq.breath import Breath
+from lungvq.ctp import RegionalMagnitude
 from lungvq.hu import Calibration, calibrate_hu, density
-from lungvq.match import alike, carry_inspiration, on_one_basis, one_scale
+from lungvq.maps import _noise_floor
+from lungvq.match import alike, carry_inspiration, equally_sharp, on_one_basis, one_scale
+from lungvq.pair import LungTotals
 from lungvq.phantom.scanner import Scanner, expose
 from lungvq.sharpness import blurred_within, matching_blur, sharpness
 from lungvq.volume import Grid, Volume
@@ -80,8 +84,10 @@ def test_scans_of_unlike_sharpness_are_told_and_alike_ones_pass(soft, sharp):
     weights = [lung_hu(b, (2.0, 2.0, 2.0), 1.0).held["left"].mass_g for b in (insp, exp)]
     assert weights[1] == pytest.approx(weights[0], rel=0.25 * (1 - raw / same))
     thick, _, finding = alike(held("inspiration", soft, 1.0), held("expiration", soft, 4.0))
+    assert (finding.severity, finding.value) == ("WARN", round(thick.blur_mm[0], 2))
+    assert f"the inspiration scan was smoothed by {thick.blur_mm[0]:.2f} mm across them" in finding.message
+    _, _, finding = alike(held("inspiration", soft, 4.0), held("expiration", soft, 4.0))
     assert finding.severity == "PASS"
-    assert thick.blur_mm[0] > 1
 
 
 @pytest.mark.parametrize(
@@ -156,3 +162,27 @@ def test_padding_does_not_mix_with_the_lung_beside_it(filled_hu):
     half[..., 2] = -0.5  # between two voxels
     carried = carry_inspiration(scan.like(half), scan, scan.grid).array
     np.testing.assert_array_equal(np.unique(carried[..., 1:]), [-1024, -937, -850])
+
+
+def test_what_the_inspiration_does_not_show_is_not_compared(soft):
+    ct, lungs = soft
+    anatomy = SimpleNamespace(lungs=lungs)
+    exp = Breath("expiration", None, ct, ct.grid, anatomy, None, Calibration(), None)
+    insp = replace(exp, role="inspiration", ct=ct.crop((slice(4, None), slice(None), slice(None))))
+    still = Volume(np.zeros((*ct.shape, 3), np.float32), ct.affine)
+
+    def compared(unseen):
+        quality = SimpleNamespace(overall=SimpleNamespace(unseen_percent=unseen))
+        return equally_sharp(insp, exp, ct, SimpleNamespace(displacement=still, quality=quality)).inside
+
+    inside = lungs.array > 0
+    assert inside[:4].any()
+    assert (compared(0.0) == inside).all()
+    assert not compared(3.0)[:4].any()
+    assert (compared(3.0)[4:] == inside[4:]).all()
+
+
+def test_each_lung_counts_by_its_size_in_what_lies_below_the_noise_floor():
+    found = RegionalMagnitude(20.0, {}, {"left": 0.9, "right": 0.1})
+    held = {"left": LungTotals(100.0, 70.0, 30.0), "right": LungTotals(1900.0, 1300.0, 600.0)}
+    assert _noise_floor(found, held).value == pytest.approx(14.0)

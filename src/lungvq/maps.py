@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from lungvq.anatomy import LUNGS
@@ -11,6 +13,7 @@ from lungvq.clinical.prm import prm_map
 from lungvq.clinical.vq import at_one_scale, relative_to_mean, vq_class, vq_log2
 from lungvq.ctp import RegionalMagnitude
 from lungvq.findings import Finding, passed
+from lungvq.match import Comparable
 from lungvq.pair import LungTotals
 from lungvq.perfusion import PerfusionTerms
 from lungvq.regional import LungVoxels, close_sums, reaching_out
@@ -29,7 +32,7 @@ def make_maps(
     ventilation: VentilationTerms,
     perfusion: PerfusionTerms,
     confidence: Volume,
-    both: tuple[np.ndarray, np.ndarray],
+    both: Comparable,
     held: tuple[dict[str, LungTotals], dict[str, LungTotals]],
     *,
     sigmas_mm: tuple[float, float] = (5.0, 5.0),
@@ -40,8 +43,8 @@ def make_maps(
     ----------
     confidence : Volume
         0 to 1, on the working grid.
-    both : (ndarray, ndarray)
-        int16 HU of inspiration and expiration on the grid of ``exp.ct``, as `match.equally_sharp` makes them.
+    both : Comparable
+        Inspiration and expiration on the grid of ``exp.ct``.
     held : (dict, dict)
         What each lung holds at inspiration and at expiration.
     sigmas_mm : (float, float)
@@ -118,10 +121,10 @@ def make_maps(
     }
     arrays = {name: voxels.put(row) for name, row in rows.items()}
     arrays["vq_class"] = voxels.put(vq_class(relative_v, relative_q), 0)
-    arrays["prm"] = prm_map(*both, lungs.array > 0, insp.calibrate, exp.calibrate)
+    arrays["prm"] = prm_map(both.insp, both.exp, both.inside, insp.calibrate, exp.calibrate)
     return {name: lungs.like(array) for name, array in arrays.items()}, [
         *_closing(factors),
-        _noise_floor(perfusion.magnitude),
+        _noise_floor(perfusion.magnitude, held[1]),
     ]
 
 
@@ -130,9 +133,11 @@ def _without(where: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.where(where, np.float32(np.nan), values)
 
 
-def _noise_floor(found: RegionalMagnitude) -> Finding:
-    """In how much of the lungs the mass change cannot be told from none."""
-    share = 100 * float(np.mean(list(found.below_floor.values())))
+def _noise_floor(found: RegionalMagnitude, held: Mapping[str, LungTotals]) -> Finding:
+    """In how much of the expired lungs the mass change cannot be told from none."""
+    lungs = list(found.below_floor)
+    sizes = [held[lung].volume_ml for lung in lungs]
+    share = 100 * float(np.average([found.below_floor[lung] for lung in lungs], weights=sizes))
     return passed(
         "CTP_NOISE_FLOOR",
         f"In {share:.0f} % of the lungs the mass change over regions of {found.radius_mm:g} mm radius is within twice"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from lungvq.volume import Grid, Volume
 from lungvq.wall import LungHu, clear_of_wall
 
 __all__ = [
+    "Comparable",
     "alike",
     "carry_inspiration",
     "carry_lobes",
@@ -119,19 +120,19 @@ def alike(insp: Breath, exp: Breath) -> tuple[Breath, Breath, Finding]:
     told_mm = slice_thickness(insp.scan.facts), slice_thickness(exp.scan.facts)
     blurs = matching_blur(scans[0], scans[1], told_mm)
     told = [
-        f"the {b.role} scan by {max(blur[1:]):.2f} mm"
+        f"the {b.role} scan was smoothed by {mm:.2f} mm {where}"
         for b, blur in zip((insp, exp), blurs, strict=True)
-        if any(blur[1:])
+        for mm, where in ((max(blur[1:]), "within slices"), (blur[0], "across them"))
+        if mm > 0
     ]
-    within = max(max(blur[1:]) for blur in blurs)
     if told:
         finding = warn(
             "SHARPNESS_MISMATCH",
-            f"The scans are not equally sharp; for what is counted voxel by voxel {told[0]} (sigma) was smoothed.",
-            value=round(within, 2),
+            f"The scans are not equally sharp; for what is counted voxel by voxel {' and '.join(told)} (sigma).",
+            value=round(max(max(blur) for blur in blurs), 2),
             limit=0.25,
             unit="mm",
-            advice="Reconstruct both with the same soft kernel.",
+            advice="Reconstruct both with the same soft kernel and slices of one thickness.",
             touches=("prm",),
         )
     else:
@@ -191,9 +192,29 @@ def one_scale(insp: Breath, exp: Breath) -> tuple[Breath, Breath]:
 _ONE_SCALE_HU = 20.0
 
 
-def equally_sharp(insp: Breath, exp: Breath, insp_on_exp: Volume) -> tuple[np.ndarray, np.ndarray]:
-    """Inspiration and expiration on the expiration's voxels, int16 HU as scanned, one smoothed as `alike` found."""
+@dataclass(frozen=True, eq=False)
+class Comparable:
+    """Both scans on the expiration's voxels, equally sharp: what is compared voxel by voxel.
+
+    Parameters
+    ----------
+    insp, exp : ndarray of int16, shape (K, J, I)
+        HU as scanned, one smoothed where the other is smoother.
+    inside : ndarray of bool, the same shape
+        The expired lungs, as far as the inspiration scan shows where they went.
+    """
+
+    insp: np.ndarray
+    exp: np.ndarray
+    inside: np.ndarray
+
+
+def equally_sharp(insp: Breath, exp: Breath, insp_on_exp: Volume, registration: Registration) -> Comparable:
+    """Both scans as they can be compared voxel by voxel, one smoothed as `alike` found."""
     inside = exp.anatomy.lungs.array > 0
+    if registration.quality.overall.unseen_percent > 0:
+        scanned = insp.ct.like(np.ones(insp.ct.shape, np.uint8))
+        inside &= scanned.through(registration.displacement, exp.ct.grid, fill=0, nearest=True).array > 0
     both = []
     for breath, volume in ((insp, insp_on_exp), (exp, exp.ct)):
         array = volume.array
@@ -201,7 +222,7 @@ def equally_sharp(insp: Breath, exp: Breath, insp_on_exp: Volume) -> tuple[np.nd
             smooth = blurred_within(array, inside, breath.blur_voxels(volume))
             array = np.rint(smooth).astype(np.int16)
         both.append(array)
-    return both[0], both[1]
+    return Comparable(both[0], both[1], inside)
 
 
 def carry_lobes(registration: Registration, lobes_insp: Volume, lungs_exp: Volume) -> Volume:

@@ -145,13 +145,6 @@ _MAPS = (
         "as good as both maps; floored at 5 % of the mean",
     ),
     (
-        "local_correlation@1",
-        "local correlation of the scans after registration",
-        "1",
-        "own",
-        "high where structure matches: says little where there is none",
-    ),
-    (
         "expected_error@1",
         "1 / (1 + e^2), e the expected error of the motion in mm",
         "1",
@@ -211,7 +204,7 @@ _COUNTS = (
     ),
     (
         "mass_carried@1",
-        "mass and air of a part at inspiration: mass at expiration and its change, each lung scaled to its mask's",
+        "mass and air of a part at inspiration: wall-free mass at expiration and its change, lungs scaled to clear_of_wall@1",
         "g, mL",
         "own",
         "as mass_change@1",
@@ -280,7 +273,7 @@ _COUNTS = (
     ),
     (
         "kmeans_adaptive@1",
-        "share in the lowest k-means cluster, as many clusters and rounds as the histogram asks for",
+        "share in the lowest k-means clusters; how many of how many, in one round or two, the histogram says",
         "%",
         "Zha 2016, xenon MRI",
         "jumps where the share in the lowest tenth of the range crosses 4 or 10 %",

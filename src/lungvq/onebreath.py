@@ -44,8 +44,8 @@ def without_breathing(result: CaseResult) -> CaseResult:
     Returns
     -------
     CaseResult
-        With V/Q undefined, PRM that tells emphysema only (where an expiration would have to decide, it is 0) and
-        empty values of all metrics that are relative to ventilation or tell trapped air.
+        With V/Q undefined, PRM without trapped air (0 where it said so; its class of normal lung is no more than
+        lung without emphysema) and empty values of all metrics that are relative to ventilation or tell trapped air.
     """
     told = result.metrics.copy()
     empty = told["metric"].map(

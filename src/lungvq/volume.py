@@ -107,13 +107,6 @@ class Grid:
             _LETTER_OF_AXIS[axis, 1 if direction[axis, n] >= 0 else -1] for n, axis in enumerate(best)
         )
 
-    @property
-    def obliquity_deg(self) -> float:
-        """Largest angle between an image axis and the body axis nearest to it."""
-        direction = self.affine[:3, :3] / np.linalg.norm(self.affine[:3, :3], axis=0)
-        cosines = [abs(direction[_AXIS_OF_LETTER[c][0], n]) for n, c in enumerate(self.codes)]
-        return float(np.degrees(np.arccos(np.clip(min(cosines), 0, 1))))
-
     def world(self, index: ArrayLike) -> NDArray[np.float64]:
         """LPS mm of indices ``(..., 3)`` in (k, j, i) order."""
         return np.asarray(index, float) @ self.affine[:3, :3].T + self.affine[:3, 3]

@@ -7,8 +7,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lungvq.clinical.acceptance import Evidence, accept, graded, mark, predicted_volume_ml
+from lungvq.clinical.acceptance import (
+    GEOMETRIC,
+    Evidence,
+    accept,
+    graded,
+    mark,
+    predicted_volume_ml,
+    rests_on,
+)
 from lungvq.findings import Severity, fail, warn
+from lungvq.methods import METRICS
 from lungvq.pair import LungTotals
 
 
@@ -206,24 +215,30 @@ def test_every_code_of_the_gate_is_raised_by_some_case(good):
     assert passing <= stem
 
 
+def table_of(region, metric, method="any@1", zone_def=""):
+    return pd.DataFrame({"region": region, "metric": metric, "method": method, "zone_def": zone_def})
+
+
 def test_what_is_counted_at_fixed_numbers_suffers_from_a_sharp_kernel(good):
     sharp = accept(changed(good, "kernel", {"inspiration": "", "expiration": "LUNG"}))
     metrics = ["laa950_pct", "perc15_insp_hu", "prm_fsad_pct", "perfusion_cv", "volume_exp_ml"]
-    table = pd.DataFrame({"region": "both", "metric": metrics})
+    table = table_of("both", metrics)
     assert mark(table, sharp)["qc"].tolist() == ["FAIL KERNEL_EXP"] * 3 + ["PASS"] * 2
 
 
 def test_what_befalls_a_lung_befalls_its_lobes_and_zones():
     regions = ["left", "LUL", "left_upper", "right", "RML", "right_lower", "both"]
-    table = pd.DataFrame({"region": regions, "metric": "ventilation_ml"})
+    table = table_of(regions, "ventilation_ml")
     marked = mark(table, [fail("AIR_CLOSURE_LEFT", "x", touches=("left",))])["qc"].tolist()
     assert marked == ["FAIL AIR_CLOSURE_LEFT"] * 3 + ["PASS"] * 3 + ["FAIL AIR_CLOSURE_LEFT"]
 
 
-@pytest.mark.parametrize("metric", ["ventilation_fraction_pct", "perfusion_defect_pct", "vq_match_pct"])
+@pytest.mark.parametrize(
+    "metric", ["ventilation_fraction_pct", "perfusion_defect_pct", "perfusion_voronoi_median", "vq_match_pct"]
+)
 def test_what_befalls_a_lung_befalls_what_is_held_against_both(metric):
     # The right lung's share is 100 less the left one's: withholding only the one would state it by the other.
-    table = pd.DataFrame({"region": ["right", "RUL", "right_lower"], "metric": metric})
+    table = table_of(["right", "RUL", "right_lower"], metric)
     marked = mark(table, [fail("AIR_CLOSURE_LEFT", "x", touches=("left",))])["qc"].tolist()
     assert marked == ["FAIL AIR_CLOSURE_LEFT"] * 3
 
@@ -234,15 +249,38 @@ def test_a_wrong_scale_marks_all_that_rests_on_density(good):
         *("mass_insp_g", "air_insp_ml", "mld_insp_hu", "perc15_insp_hu", "laa950_pct", "laa856_pct"),
         *("ei_mld_ratio", "rvc856_950_pct", "small_vessel_density", "prm_fsad_pct", "ventilation_ml"),
     ]
-    table = pd.DataFrame({"region": "left", "metric": [*metrics, "volume_insp_ml"]})
+    table = table_of("left", [*metrics, "volume_insp_ml"])
     marked = mark(table, accept(wrong))["qc"].tolist()
     assert marked == ["FAIL AIR_HU_INSP"] * len(metrics) + ["PASS"]
 
 
 def test_noise_leaves_means_alone(good):
     noisy = replace(good, noise_hu={"inspiration": 80.0, "expiration": 20.0})
-    table = pd.DataFrame({"region": "left", "metric": ["laa950_pct", "mass_insp_g"]})
+    table = table_of("left", ["laa950_pct", "mass_insp_g"])
     assert mark(table, accept(noisy))["qc"].tolist() == ["FAIL NOISE_INSP", "PASS"]
+
+
+def test_it_is_known_what_every_metric_rests_on():
+    for metric in METRICS:
+        assert isinstance(rests_on(metric, "any@1", ""), tuple)
+    with pytest.raises(KeyError, match="hitherto_unknown"):
+        rests_on("hitherto_unknown", "any@1", "")
+
+
+def test_a_number_rests_on_what_its_method_does():
+    unlike = [fail("MASS_CONSERVATION", "x", touches=("perfusion_ctp", "ventilation_hu", "mass"))]
+    by_method = table_of("left", "ventilation_ml", ["hybrid@2", "hu_ratio@1", "jacobian@1"])
+    assert mark(by_method, unlike)["qc"].tolist() == ["PASS", "FAIL MASS_CONSERVATION", "PASS"]
+    folded = [fail("REGISTRATION_FOLDING", "x", touches=GEOMETRIC)]
+    zone = table_of(
+        "left_upper",
+        ["volume_exp_ml", "volume_insp_ml", "mass_insp_g", "ei_volume_ratio"],
+        ["mask@1", "jacobian@1", "mass_carried@1", "ratio@1"],
+        "equal_height_per_lung",
+    )
+    assert mark(zone, folded)["qc"].tolist() == ["PASS"] + ["FAIL REGISTRATION_FOLDING"] * 3
+    lung = table_of("left", ["volume_insp_ml", "ei_volume_ratio"], ["mask@1", "ratio@1"])
+    assert mark(lung, folded)["qc"].tolist() == ["PASS", "PASS"]
 
 
 def test_lobes_of_a_lung_that_was_removed_are_not_missing(good):
@@ -261,14 +299,9 @@ def test_no_volume_is_predicted_where_the_equation_for_adults_does_not_reach(siz
 
 
 def test_each_row_says_what_it_suffers_from():
-    table = pd.DataFrame(
-        [
-            ("left", "ventilation_ml"),
-            ("right", "ventilation_ml"),
-            ("RML", "volume_exp_ml"),
-            ("both", "prm_fsad_pct"),
-        ],
-        columns=["region", "metric"],
+    table = table_of(
+        ["left", "right", "RML", "both"],
+        ["ventilation_ml", "ventilation_ml", "volume_exp_ml", "prm_fsad_pct"],
     )
     findings = [
         warn("LUNG_COLLAPSED", "x", touches=("left",)),

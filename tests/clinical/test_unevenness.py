@@ -11,12 +11,12 @@ from lungvq.clinical.heterogeneity import (
     cell_summary,
     cubes_of,
     cv,
-    cv_at_scales,
     cv_beyond_error,
     fractal_dimension,
     gini,
     local_cv,
     skewness,
+    smoothed,
     voronoi_cells,
 )
 from lungvq.volume import Volume
@@ -139,11 +139,10 @@ def test_cv_falls_with_scale_as_white_noise_does():
     """Of white noise of SD s a Gaussian leaves s (4 pi sigma^2)^(-3/4), in voxels."""
     shape = (28, 28, 28)
     noise = 1 + np.random.default_rng(3).normal(0, 0.2, shape).astype(np.float32)
-    found = cv_at_scales(noise, lungs(shape), (10,))[10]
+    found = cv(smoothed(noise, lungs(shape), 10))
     sigma = 10 / 2.3548 / 2.0
     assert found == pytest.approx(0.2 * (4 * np.pi * sigma**2) ** -0.75, rel=0.25)  # more at the borders
-    steady = cv_at_scales(np.full(shape, 3.0, np.float32), lungs(shape))
-    assert max(steady.values()) < 1e-5
+    assert cv(smoothed(np.full(shape, 3.0, np.float32), lungs(shape), 10)) < 1e-5
 
 
 def test_local_cv_keeps_to_its_lung_and_to_what_is_defined():

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from lungvq.anatomy import LOBES, LUNGS, REGIONS, ZONES
+from lungvq.clinical.acceptance import mark
 from lungvq.findings import Finding, fail, passed, warn
 from lungvq.result import CaseResult, ScanSummary
 from lungvq.volume import Volume
@@ -247,7 +248,7 @@ def build_case(
         timings=[("segment", 31.2), ("register", 64.9)],
         banner=parts["banner"],
     )  # fmt: skip
-    return replace(case, metrics=measure(case))
+    return replace(case, metrics=mark(measure(case), case.findings))
 
 
 @pytest.fixture(scope="session")

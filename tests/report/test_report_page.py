@@ -287,6 +287,13 @@ class TestWithholding:
         assert all(split["withheld"] for split in key["splits"])
         assert key["classes"]["withheld"]
 
+    def test_one_lung_leaves_no_number_of_both_nor_shares_on_the_first_page(self, make_case, failing):
+        page = build_page(make_case(change=failing("left")))
+        assert [text for _, text, _ in page["key"]["volumes"]] == ["–"] * 4
+        assert all(split["withheld"] and split["bar"] is None for split in page["key"]["splits"])
+        assert page["key"]["classes"]["withheld"]
+        assert page["lobes"]["sums"] == ""
+
     def test_lobes_go_and_lungs_stay(self, make_case, failing):
         case = make_case(change=failing("lobes", message="No voxel belongs to RML."))
         assert "Lobes withheld because of a failed check: No voxel belongs to RML." in words_of(case)

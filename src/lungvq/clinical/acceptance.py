@@ -581,17 +581,52 @@ _MAPS_BEHIND = {
     "perfusion": ("perfusion",),
     "vq": ("ventilation", "perfusion", "vq_log2", "vq_class"),
     "prm": ("prm",),
-    "small": ("mass",),  # vessels
-    **dict.fromkeys(("mass", "air", "mld", "ei"), ("mass",)),
-    **dict.fromkeys(("laa950", "laa910", "perc1", "perc5", "perc10", "perc15"), ("density",)),
+    "small_vessel_density": ("mass",),
+    **dict.fromkeys(("mass", "air", "mld", "ei_mld"), ("mass",)),
+    **dict.fromkeys(("perc50", "perc85", "perc95"), ("mass",)),
+    **dict.fromkeys(("laa950", "laa910", "perc5", "perc10", "perc15"), ("density",)),
     **dict.fromkeys(("laa856", "trapping", "rvc856"), ("density", "trapping")),
-    "volume": (),
+    **dict.fromkeys(("volume", "ei_volume"), ()),
 }
-"""What the metrics that begin with a word rest on: maps, ``density`` for counts at fixed CT numbers, ``mass`` for
-means of them, which noise and kernel leave alone, and ``trapping`` for what only an expiration tells."""
+"""What metrics rest on, by how their names begin: maps, ``density`` for counts at fixed CT numbers and percentiles
+that noise moves, ``mass`` for means of them, which noise and kernel leave alone, and ``trapping`` for what only an
+expiration tells."""
 
-_OF_BOTH = re.compile(r"^vq_|_(fraction|defect|high)_")
+_BEHIND_METHODS = {
+    "hu_ratio@1": ("ventilation_hu",),
+    "jacobian@1": ("jacobian",),
+    "mass_carried@1": ("mass", "jacobian"),
+}
+"""What numbers of these methods rest on, whatever they are of."""
+
+_OF_BOTH = re.compile(
+    r"^vq_|^(ventilation|perfusion)_(fraction|defect|high|voronoi_low)_|^perfusion_voronoi_median$"
+)
 """Metrics that are shares of, or held against the mean of, both lungs: wrong if either is."""
+
+
+def rests_on(metric: str, method: str, zone_def: str) -> tuple[str, ...]:
+    """What a number of the table rests on, in the words of `Finding.touches`.
+
+    Raises
+    ------
+    KeyError
+        If nothing is known of the metric.
+
+    Examples
+    --------
+    >>> rests_on("perc50_exp_hu", "densitometry@1", "")
+    ('mass',)
+    >>> rests_on("ventilation_ml", "hu_ratio@1", "")
+    ('ventilation_hu',)
+    """
+    if method in _BEHIND_METHODS:
+        return _BEHIND_METHODS[method]
+    begins = [known for known in _MAPS_BEHIND if metric == known or metric.startswith(f"{known}_")]
+    behind = _MAPS_BEHIND[max(begins, key=len, default=metric)]
+    # At inspiration a zone is what the Jacobian makes of it.
+    carried = ("jacobian",) if zone_def and metric.startswith("ei_") else ()
+    return (*behind, *carried)
 
 
 def mark(metrics: pd.DataFrame, findings: list[Finding] | tuple[Finding, ...]) -> pd.DataFrame:
@@ -604,11 +639,11 @@ def mark(metrics: pd.DataFrame, findings: list[Finding] | tuple[Finding, ...]) -
     """
     serious = [f for f in findings if f.severity is not Severity.PASS and f.touches]
 
-    def state(region: str, metric: str) -> str:
+    def state(region: str, metric: str, method: str, zone_def: str) -> str:
         # What befalls a lung befalls its lobes and zones.
         lung = LUNG_OF_LOBE.get(region, region.split("_")[0])
         concerned = {region, lung, "all", *(["lobes"] if region in LOBES else [])}
-        concerned.update(_MAPS_BEHIND.get(metric.split("_")[0], ()))
+        concerned.update(rests_on(metric, method, zone_def))
         if region == "both" or _OF_BOTH.search(metric):
             concerned.update(LUNGS)
         touching = [f for f in serious if concerned & set(f.touches)]
@@ -619,5 +654,6 @@ def mark(metrics: pd.DataFrame, findings: list[Finding] | tuple[Finding, ...]) -
         return f"{level.value} {' '.join(codes)}"
 
     marked = metrics.copy()
-    marked["qc"] = [state(r, m) for r, m in zip(metrics["region"], metrics["metric"], strict=True)]
+    keys = (metrics[name] for name in ("region", "metric", "method", "zone_def"))
+    marked["qc"] = [state(*key) for key in zip(*keys, strict=True)]
     return marked

@@ -5,7 +5,7 @@ Smoothing lowers every one of them and voxel noise raises it: they compare only 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -253,16 +253,6 @@ def smoothed(values: np.ndarray, lungs: Volume, fwhm_mm: float) -> np.ndarray:
     known = np.isfinite(values)
     mean = carry(Neighbourhoods(lungs, fwhm_mm / FWHM, known.astype(np.float32)).mean(values), lungs)
     return np.where(known, mean, np.float32(np.nan))
-
-
-def cv_at_scales(
-    values: np.ndarray, lungs: Volume, scales_mm: Sequence[float] = SCALES_MM
-) -> dict[float, float]:
-    """CV of a map after smoothing it to each scale (FWHM in mm), within the lungs.
-
-    The map's own smoothness comes on top: at 10 mm a map of 12 mm FWHM has 15.6 mm.
-    """
-    return {s: cv(smooth[np.isfinite(smooth)]) for s in scales_mm for smooth in (smoothed(values, lungs, s),)}
 
 
 def cubes_of(points: np.ndarray, parts: np.ndarray, side_mm: float) -> np.ndarray:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 
 from lungvq import io
@@ -16,7 +15,7 @@ from lungvq.clinical.gravity import down_of
 from lungvq.clinical.prm import prm_map
 from lungvq.errors import UsageError
 from lungvq.intervals import lobe_borders, region_intervals
-from lungvq.match import alike, carry_lobes, on_one_basis, one_scale
+from lungvq.match import Comparable, alike, carry_lobes, on_one_basis, one_scale
 from lungvq.methods import load_estimator
 from lungvq.onebreath import without_breathing
 from lungvq.pipeline.estimates import Estimates, estimate, variants
@@ -195,7 +194,7 @@ def _small_vessels(breath: Breath) -> Volume:
     return small_vessels(breath.ct, vessel_sizes(breath.ct, *labels))
 
 
-def _quiet_prm(insp: Breath, exp: Breath, both: tuple[np.ndarray, np.ndarray]) -> Volume:
+def _quiet_prm(insp: Breath, exp: Breath, both: Comparable) -> Volume:
     """PRM after a median in space, which noise moves less than the published one in-plane."""
-    lungs = exp.anatomy.lungs
-    return lungs.like(prm_map(*both, lungs.array > 0, insp.calibrate, exp.calibrate, depth=3))
+    classes = prm_map(both.insp, both.exp, both.inside, insp.calibrate, exp.calibrate, depth=3)
+    return exp.anatomy.lungs.like(classes)

@@ -12,7 +12,7 @@ from lungvq.clinical.gravity import depth_mm, detrended
 from lungvq.ctp import region_sigma
 from lungvq.findings import Finding, passed, warn
 from lungvq.maps import make_maps
-from lungvq.match import carry_inspiration, carry_map, equally_sharp, match
+from lungvq.match import Comparable, carry_inspiration, carry_map, equally_sharp, match
 from lungvq.methods import Estimator, load_estimator
 from lungvq.pair import MatchedPair, credible_scale
 from lungvq.perfusion import PerfusionTerms, perfusion_terms
@@ -29,14 +29,13 @@ __all__ = ["Estimates", "estimate", "variants"]
 class Estimates:
     """The maps of a pair, the inspiration seen from the expiration, and how well the maps closed.
 
-    `equally_sharp` is HU of inspiration and expiration on the expiration's voxels, one smoothed where the other is
-    smoother; `free_insp` and `free_exp` are the lungs of each scan free of wall; `others` are the estimators of other
+    `free_insp` and `free_exp` are the lungs of each scan free of wall; `others` are the estimators of other
     packages whose maps are among `maps`.
     """
 
     maps: dict[str, Volume]
     insp_on_exp: Volume
-    equally_sharp: tuple[np.ndarray, np.ndarray]
+    equally_sharp: Comparable
     extravascular_g_ml: float
     findings: tuple[Finding, ...]
     free_insp: LungHu
@@ -53,7 +52,7 @@ def estimate(insp: Breath, exp: Breath, registration: Registration, options: Opt
     blood = perfusion_terms(pair, options.perfusion)
     insp_on_exp = carry_inspiration(registration.displacement, insp.ct, exp.ct.grid)
     sigmas = options.ventilation.sigma_mm, options.perfusion.sigma_mm
-    both = equally_sharp(insp, exp, insp_on_exp)
+    both = equally_sharp(insp, exp, insp_on_exp, registration)
     maps, findings = make_maps(
         insp, exp, air, blood, registration.confidence, both, (pair.insp, pair.exp), sigmas_mm=sigmas
     )

@@ -96,7 +96,8 @@ def check_sums(result: CaseResult) -> Finding:
         whole = result.metric("both", metric)
         for parts in (LUNGS, LOBES):
             total = sum(np.nan_to_num(result.metric(part, metric)) for part in parts)
-            scale = max(abs(result.metric("both", "volume_exp_ml")), abs(whole))
+            # Ventilation may add up to nothing: it is held against what breathes.
+            scale = result.metric("both", "volume_exp_ml") if metric == "ventilation_ml" else abs(whole)
             worst = max(worst, abs(total - whole) / scale)
     exp_ml = float((result.lungs_exp.array > 0).sum()) * result.lungs_exp.voxel_ml
     worst = max(worst, abs(result.metric("both", "volume_exp_ml") - exp_ml) / exp_ml)

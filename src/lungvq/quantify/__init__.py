@@ -109,8 +109,9 @@ def quantify(
     table = pd.DataFrame(rows, columns=Row._fields)
     table.insert(0, "case", case)
     known = intervals or {}
+    none = np.nan, np.nan
     ends = [
-        known.get((r.region, r.metric), (np.nan, np.nan)) if r.is_default else (np.nan, np.nan) for r in rows
+        known.get((r.region, r.metric), none) if r.is_default and np.isfinite(r.value) else none for r in rows
     ]
     table["ci_low"], table["ci_high"] = (np.array(side, float) for side in zip(*ends, strict=True))
     table["qc"] = ""

@@ -122,9 +122,16 @@ def _masses(breath: BreathHold, regions: Regions) -> dict[Region, float]:
     """Mass of each region free of wall, g; none where that was not looked at."""
     if breath.free is None:
         return {}
-    mass = density(regions.row(breath.free.resample(breath.hu.grid, antialias=False).array))
+    mass = _tissue(breath, regions)
     sums = regions.tally(np.zeros(mass.shape, np.int32), 1, mass)
     return {region: float(g[0]) * regions.voxel_ml for region, g in sums}
+
+
+def _tissue(breath: BreathHold, regions: Regions) -> np.ndarray:
+    """g/mL of each voxel of the lungs, free of wall where that was looked at."""
+    if breath.free is None:
+        return density(breath.calibrate(regions.row(breath.hu.array)))
+    return density(regions.row(breath.free.resample(breath.hu.grid, antialias=False).array))
 
 
 def carried_rows(
@@ -141,10 +148,10 @@ def carried_rows(
         region where all is has no numbers.
     mass_insp_g : dict of str to float
         What each lung weighs on the inspiration, keyed ``left`` and ``right``. Masses are scaled to it: the map of
-        the change is an average that counts the rim of a lung less than it weighs, by some 1 % of the lung.
+        the change is an average that counts the rim of a lung less than it weighs.
     """
     volume = np.nan_to_num(regions.row(jacobian.array))
-    mass = density(breath.calibrate(regions.row(breath.hu.array))) + np.nan_to_num(regions.row(change.array))
+    mass = _tissue(breath, regions) + np.nan_to_num(regions.row(change.array))
     for lung, label in LUNGS.items():
         own = regions.lung == label
         carried = float(mass[own].sum(dtype=np.float64)) * regions.voxel_ml

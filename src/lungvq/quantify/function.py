@@ -94,7 +94,7 @@ def _row_by_row(regions: Regions, name: str, values: np.ndarray, expired_air_ml:
     defined = np.isfinite(values)
     ordered = np.sort(values[defined])
     total = _sum(ordered)
-    if name == "ventilation" and abs(total * regions.voxel_ml) < _LEAST_AIR_CHANGE * expired_air_ml:
+    if name == "ventilation" and total * regions.voxel_ml < _LEAST_AIR_CHANGE * expired_air_ml:
         total = float("nan")
     mean = float(ordered.mean(dtype=np.float64)) if ordered.size else float("nan")
     rules = rules_of(name)

@@ -240,55 +240,47 @@ def _touched(names: Iterable[str]) -> list[str]:
 
 
 def _key_numbers(result: CaseResult) -> dict[str, Any]:
-    counted = not result.withheld("both")
-    insp, exp = (
-        result.metric("both", f"volume_{hold}_ml") / 1000 if counted else float("nan")
-        for hold in ("insp", "exp")
-    )
+    numbers = _Numbers(result)
     shown = {name: not is_withheld(result, name) for name in ("ventilation", "perfusion", "vq")}
-    air = result.metric("both", "ventilation_ml") / 1000 if shown["ventilation"] and counted else None
+    litres = {
+        "Inspiration": numbers.told("both", "volume_insp_ml"),
+        "Expiration": numbers.told("both", "volume_exp_ml"),
+        "Volume change": numbers.told("both", "volume_change_ml"),
+        "Air gained, from the map": numbers.told("both", "ventilation_ml", shown["ventilation"]),
+    }
     return {
         "volumes": [
-            (title, number(litres, 2), "" if number(litres) == MISSING else "L")
-            for title, litres in (
-                ("Inspiration", insp),
-                ("Expiration", exp),
-                ("Volume change", insp - exp),
-                ("Air gained, from the map", air),
-            )
+            (title, number(ml / 1000, 2), "L" if math.isfinite(ml) else "") for title, ml in litres.items()
         ],
         "splits": [
             {
                 "title": f"{title}, right and left lung",
-                **_split(result, f"{name}_fraction_pct", shown[name]),
+                **_split(numbers, f"{name}_fraction_pct", shown[name]),
             }
             for name, title in (("ventilation", "Ventilation"), ("perfusion", "Perfusion"))
         ],
-        "classes": _class_bar(result, shown["vq"] and counted),
+        "classes": _class_bar(result, numbers, shown["vq"]),
     }
 
 
-def _split(result: CaseResult, metric: str, shown: bool) -> dict[str, Any]:
-    sides = ("right", "left")
-    shown = shown and not all(result.withheld(side) for side in sides)
-    parts = [
-        result.metric(side, metric) if shown and not result.withheld(side) else float("nan") for side in sides
-    ]
-    whole = sum(max(p, 0) for p in parts if math.isfinite(p))
-    # The bar shows the right lung on the viewer's left, as the pictures do.
-    bar = 100 * max(parts[0], 0) / whole if math.isfinite(parts[0]) and whole > 0 else None
+def _split(numbers: _Numbers, metric: str, shown: bool) -> dict[str, Any]:
+    right, left = (numbers.told(side, metric, shown) for side in ("right", "left"))
+    whole = max(right, 0) + max(left, 0)
+    known = math.isfinite(right) and math.isfinite(left) and whole > 0
     return {
-        "right": number(parts[0], 1),
-        "left": number(parts[1], 1),
-        "bar": None if bar is None else round(bar, 1),
-        "withheld": not shown,
+        "right": number(right, 1),
+        "left": number(left, 1),
+        # The bar shows the right lung on the viewer's left, as the pictures do.
+        "bar": round(100 * max(right, 0) / whole, 1) if known else None,
+        "withheld": not shown or any(numbers.failed(side, metric) for side in ("right", "left")),
     }
 
 
-def _class_bar(result: CaseResult, shown: bool) -> dict[str, Any]:
+def _class_bar(result: CaseResult, numbers: _Numbers, shown: bool) -> dict[str, Any]:
+    shown = shown and not numbers.failed("both", "vq_abnormal_pct")
     parts, start = [], 0.0
     for name in VQ_CLASSES:
-        value = result.metric("both", f"vq_{name}_pct") if shown else float("nan")
+        value = numbers.told("both", f"vq_{name}_pct", shown)
         width = value if math.isfinite(value) else 0.0
         parts.append(
             {
@@ -300,7 +292,7 @@ def _class_bar(result: CaseResult, shown: bool) -> dict[str, Any]:
             }
         )
         start += width
-    abnormal = result.metric("both", "vq_abnormal_pct") if shown else float("nan")
+    abnormal = numbers.told("both", "vq_abnormal_pct", shown)
     return {
         "title": "V/Q classes, both lungs",
         "parts": parts,
@@ -508,10 +500,18 @@ class _Numbers:
     def value(self, region: str, metric: str) -> float:
         return float(self.row(region, metric)[0])
 
+    def failed(self, region: str, metric: str) -> bool:
+        """Whether a FAIL is behind a number."""
+        return self.row(region, metric)[3].startswith("FAIL")
+
+    def told(self, region: str, metric: str, shown: bool = True) -> float:
+        """A value; NaN where it is not `shown` or a FAIL is behind it."""
+        return self.value(region, metric) if shown and not self.failed(region, metric) else float("nan")
+
     def cell(self, region: str, column: Column, hidden: bool) -> dict[str, Any]:
         """One table cell: text, its 95 % interval, and whether a warning touches it."""
         value, low, high, qc = self.row(region, column.metric)
-        hidden = hidden or qc.startswith("FAIL")
+        hidden = hidden or self.failed(region, column.metric)
         if column.per_volume:
             volume = _share(self.value(region, "volume_exp_ml"), self.value("both", "volume_exp_ml"))
             value, low, high = (_share(x, 100 * volume) for x in (value, low, high))
@@ -616,6 +616,8 @@ def _sums(result: CaseResult, numbers: _Numbers, lobes: list[str]) -> list[str]:
         metric = f"{name}_fraction_pct"
         for what, regions in (("the five lobes", lobes), ("right and left", ["right", "left"])):
             # A lung without a number (collapsed, say) adds nothing.
+            if any(numbers.failed(region, metric) for region in regions):
+                continue
             values = [numbers.value(region, metric) for region in regions]
             known = [v for v in values if math.isfinite(v)]
             if not known:

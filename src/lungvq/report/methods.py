@@ -53,7 +53,7 @@ HEADINGS: dict[str, str] = {
 NOTES: dict[str, str] = {
     "maps": "The patient’s right is on the left of coronal and axial pictures; sagittal cuts look from the patient’s "
     "left, front to the left. Every column keeps one scale. V and Q share one colour table, from zero to twice the "
-    "lung mean; where a map is undefined, as in vessels, the CT shows through.",
+    "lung mean; where a map is undefined, as in opacities, the CT shows through.",
     "surfaces": "What a map holds, on average, in the first 20 mm beneath the pleura; thin lines are lobe borders.",
     "no_surfaces": "Not drawn: there is no map to show.",
     "lobes": "V % / vol % is the share of ventilation over the share of expiratory volume: 1 is what size alone "
@@ -127,8 +127,11 @@ METHODS: tuple[Section, ...] = (
         "[ding2012]; unlike the Jacobian alone or a density ratio alone "
         "[simon2000], this does not assume that its tissue and blood stay the same. Each term is averaged over the "
         "neighbourhood within the lung before they are combined, in the spirit of integral formulations "
-        "[castillo2019]. For how CT ventilation agrees with other modalities see [kipritidis2019].",
-        "V(x) = J(x) · F_insp(φ(x)) − F_exp(x)   (mL air per mL expiratory lung)",
+        "[castillo2019]. J_s is the Jacobian whose finest detail, where it is mostly error, gives way to what "
+        "density says of it. Densities beside the pleura are those of the lung beneath, free of chest wall; air at "
+        "inspiration and at expiration is scaled, lung by lung, to what each scan holds. For how CT "
+        "ventilation agrees with other modalities see [kipritidis2019].",
+        "V(x) = J_s(x) · F_insp(φ(x)) − F_exp(x)   (mL air per mL expiratory lung)",
     ),
     Section(
         "Perfusion, Q",

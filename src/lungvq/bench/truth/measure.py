@@ -285,14 +285,15 @@ def _changes(beside: _Beside) -> Values:
     change, error = maps["perfusion_ctp"][inside], maps["perfusion_ctp_se"][inside]
     clear = np.abs(change) > 2 * error
     signed = clear & (true[inside] != 0)
+    changes = np.ptp(true[inside]) > 0  # else there is nothing to rank
     return {
         "m_regions": [[round(float(x), 5) for x in row] for row in rows],
         "m_below_pct": 100 * float(1 - clear.mean()),
         "m_sign_pct": 100 * float((np.sign(change) == np.sign(true[inside]))[signed].mean())
         if signed.any()
         else None,
-        "m20_map": rank(change[::20], true[inside][::20]),
-        "m20_oracle": rank(oracle["perfusion_ctp"][inside][::20], true[inside][::20]),
+        "m20_map": rank(change[::20], true[inside][::20]) if changes else None,
+        "m20_oracle": rank(oracle["perfusion_ctp"][inside][::20], true[inside][::20]) if changes else None,
     }
 
 
