@@ -204,7 +204,7 @@ _COUNTS = (
     ),
     (
         "mass_carried@1",
-        "mass and air of a part at inspiration: wall-free mass at expiration and its change, scaled to clear_of_wall@1",
+        "mass and air of a part at inspiration: wall-free mass at expiration and its change, as clear_of_wall@1",
         "g, mL",
         "own",
         "as mass_change@1",
