@@ -132,6 +132,18 @@ def test_a_round_field_of_view_that_cuts_the_chest_wall(padding):
     assert dice(anatomy.lungs.array == 2, truth == 2) > 0.97
 
 
+@pytest.mark.parametrize("air", [-1000, -1024])
+def test_slices_of_air_above_the_body_do_not_take_the_trachea_along(air):
+    ct = make_chest(noise=30).ct
+    plain = segment(ct).airways
+    top = int(np.flatnonzero(plain.array.any(axis=(1, 2)))[-1])
+    cut = ct.array[: top - 2]  # the trachea runs into the last slice
+    above = np.full((15, *cut.shape[1:]), air, cut.dtype)
+    found = segment(Volume(np.concatenate([cut, above]), ct.affine))
+    assert "AIRWAYS_NOT_FOUND" not in codes(found)
+    assert dice(found.airways.array[: top - 2] > 0, plain.array[: top - 2] > 0) > 0.95
+
+
 def test_foam_between_back_couch_and_a_round_field_of_view_is_no_lung():
     chest = make_chest()
     y, x = (

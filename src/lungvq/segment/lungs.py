@@ -79,12 +79,14 @@ def find_body(coarse: Volume) -> Body:
         raise InputError("no lungs found: the scan shows no body tissue")
     tissue: Mask = labels == np.bincount(labels.ravel())[1:].argmax() + 1
     padding = columns_beyond(array)
-    inside = _enclosed(tissue, _outside_air(array, padding)) & ~padding
+    # Air above the head or below the feet is no way out for the air of the trachea or the bowel.
+    shown = ~padding & tissue.any(axis=(1, 2))[:, None, None]
+    inside = _enclosed(tissue, _outside_air(array, padding, shown)) & ~padding
     return Body(tissue, inside, _midline(coarse, tissue))
 
 
-def _outside_air(array: NDArray[np.float32], padding: Mask) -> Mask:
-    """Nearly pure air that reaches the left, right, front or back border of the field of view."""
+def _outside_air(array: NDArray[np.float32], padding: Mask, shown: Mask) -> Mask:
+    """Nearly pure air that reaches the left, right, front or back border of the field of view by what is `shown`."""
     seen = (~padding).astype(np.float32)
     smooth = ndimage.uniform_filter(array * seen, 3) / np.maximum(ndimage.uniform_filter(seen, 3), 1e-3)
     edge = ~padding & ~ndimage.binary_erosion(~padding)
@@ -93,7 +95,7 @@ def _outside_air(array: NDArray[np.float32], padding: Mask) -> Mask:
     level = min(float(np.median(rim[rim < -800])), -950.0) if (rim < -800).any() else -1000.0
     thin = rim[rim < -930]
     air = min(float(np.median(thin)), -950.0) if thin.size > 0.01 * rim.size else -1000.0
-    labels, _ = ndimage.label((smooth < level + 45) & ~padding)
+    labels, _ = ndimage.label((smooth < level + 45) & shown)
     touching = np.unique(labels[:, edge][rim < air + 20])
     keep = np.zeros(labels.max() + 1, bool)
     keep[touching[touching > 0]] = True
