@@ -326,3 +326,10 @@ def test_the_page_on_checks_has_every_code_of_the_gate_and_none_that_is_not_ther
     source = "".join(file.read_text(encoding="utf-8") for file in (root / "src").rglob("*.py"))
     made = {"UNDEFINED_VENTILATION", "UNDEFINED_PERFUSION"}  # from the names of the maps
     assert not [code for code in listed - made if code not in source]
+
+
+def test_rounding_is_not_beyond_a_limit():
+    assert (
+        graded("SPACING", 3.0000001, (1.5, 3.0), "largest voxel spacing", unit="mm").severity is Severity.WARN
+    )
+    assert graded("SPACING", 3.01, (1.5, 3.0), "largest voxel spacing", unit="mm").severity is Severity.FAIL

@@ -91,6 +91,7 @@ def test_a_run_killed_while_moving_files_is_recovered(tmp_path, moved):
     fill(folder)
     for name in ("maps", "report.html")[:moved]:  # as finish() does, up to the moment of the kill
         (folder.stage / name).replace(out / name)
+    folder.leave()  # as the system does for it
     with pytest.raises(InputError, match="not a finished result"):
         verify(out)
     again = open_run(out, "k")
@@ -149,3 +150,21 @@ def test_staged_files_arrive_together_or_not_at_all(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
     with pytest.raises(UsageError, match="already holds a, b"):
         write(fail=False)
+
+
+def test_two_runs_do_not_write_to_one_folder_at_once(tmp_path):
+    first = open_run(tmp_path / "out", "a")
+    for begin in (
+        lambda: open_run(tmp_path / "out", "b", force=True),
+        staged(tmp_path / "out", ("x",)).__enter__,
+    ):
+        with pytest.raises(UsageError, match="another run is writing to"):
+            begin()
+    (first.stage / "metrics.csv").write_text("a")
+    first.finish({"key": "a"})
+    assert verify(tmp_path / "out") == []
+    again = open_run(tmp_path / "out", "b", force=True)
+    again.discard()
+    assert (tmp_path / "out" / "metrics.csv").read_text() == "a"
+    assert open_run(tmp_path / "out", "a") is None
+    assert open_run(tmp_path / "out", "b", force=True) is not None

@@ -578,3 +578,27 @@ def test_grids_of_written_files_are_the_same_place(tmp_path):
     for suffix in SUFFIXES:
         io.write(volume, tmp_path / f"a.{suffix}")
         assert io.read_volume(tmp_path / f"a.{suffix}").grid.same_as(Grid(volume.shape, affine))
+
+
+@pytest.mark.parametrize(
+    ("name", "header"),
+    [
+        ("ct.mhd", "NDims = 3\nDimSize = 2 2 2\nElementType = MET_SHORT\nElementDataFile = ct.raw\n"),
+        ("ct.nhdr", "NRRD0004\ntype: short\ndata file: ct.raw\n\n"),
+        ("ct.nhdr", "NRRD0004\ntype: short\ndatafile: s%01d.raw 0 1 1\n\n"),
+        ("ct.nhdr", "NRRD0004\ntype: short\ndata file: LIST\nct.raw\n"),
+    ],
+)
+def test_values_apart_from_their_header_belong_to_the_image(tmp_path, name, header):
+    (tmp_path / name).write_text(header)
+    for other in ("ct.raw", "s0.raw", "s1.raw"):
+        (tmp_path / other).write_bytes(bytes(16))
+    found = [path.name for path in io.files_of(tmp_path / name)]
+    assert found == [name, *(["s0.raw", "s1.raw"] if "%" in header else ["ct.raw"])]
+
+
+def test_an_image_in_one_file_is_that_file(tmp_path):
+    path = tmp_path / "ct.mha"
+    path.write_text("NDims = 3\nElementDataFile = LOCAL\n")
+    assert io.files_of(path) == (path,)
+    assert io.files_of(tmp_path / "none.nhdr") == (tmp_path / "none.nhdr",)

@@ -13,12 +13,17 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lungvq.errors import InputError, OutputError, UsageError
 from lungvq.io import open_atomic, sha256_of
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["MANIFEST", "SCHEMA", "RunFolder", "open_run", "verify"]
 
@@ -51,6 +56,39 @@ class RunFolder:
 
     path: Path
     ours: bool = False
+    _lock: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, repr=False, compare=False)
+
+    @classmethod
+    def claim(cls, path: Path) -> RunFolder:
+        """Make the folder if need be, and keep others from writing to it until this run finished or discards it.
+
+        The operating system lets go of it when a run is killed.
+
+        Raises
+        ------
+        UsageError
+            If another run is writing to it.
+        OutputError
+            If it cannot be made.
+        """
+        folder = cls(path, ours=not path.exists())
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot write to {path}: {error.strerror or error}") from error
+        if fcntl is not None:
+            handle = os.open(path, os.O_RDONLY)
+            folder._lock.callback(os.close, handle)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                folder._lock.close()
+                raise UsageError(
+                    f"another run is writing to {path}; wait for it, or choose another folder"
+                ) from None
+            except OSError:  # some network drives know no locks
+                pass
+        return folder
 
     @property
     def stage(self) -> Path:
@@ -88,6 +126,7 @@ class RunFolder:
                 _remove(self.path / name)
             raise
         _remove(self.stage)
+        self._lock.close()
 
     def discard(self) -> None:
         """Take away what this run wrote; a result that was there before stays as it was."""
@@ -95,6 +134,14 @@ class RunFolder:
         if self.ours:
             with contextlib.suppress(OSError):  # unless something else came to lie in it
                 self.path.rmdir()
+        self._lock.close()
+
+    def leave(self) -> None:
+        """Let go of the folder as it is."""
+        if self.ours:
+            with contextlib.suppress(OSError):
+                self.path.rmdir()
+        self._lock.close()
 
 
 def open_run(path: Path, key: str, *, force: bool = False) -> RunFolder | None:
@@ -123,12 +170,25 @@ def open_run(path: Path, key: str, *, force: bool = False) -> RunFolder | None:
     """
     if path.exists() and not path.is_dir():
         raise UsageError(f"{path} is a file; give a folder for the output")
-    folder = RunFolder(path, ours=not path.exists())
+    folder = RunFolder.claim(path)
+    try:
+        if not _made_ready(folder, key, force=force):
+            folder.leave()
+            return None
+    except BaseException:
+        folder.leave()
+        raise
+    return folder
+
+
+def _made_ready(folder: RunFolder, key: str, *, force: bool) -> bool:
+    """Whether a folder was made ready for a run; not where it holds its result."""
+    path = folder.path
     manifest = _manifest_of(path)
     if manifest is not None and not force:
         if manifest.get("key") == key and not _differences(path, manifest):
             _remove(folder.stage)
-            return None
+            return False
         raise UsageError(
             f"{path} already holds a result of other inputs, settings or version, or one that was changed;"
             " choose another folder, or add --force to replace it"
@@ -142,7 +202,7 @@ def open_run(path: Path, key: str, *, force: bool = False) -> RunFolder | None:
         for name in (MANIFEST, *_OWN):
             _remove(path / name)
     _make_stage(folder)
-    return folder
+    return True
 
 
 @contextlib.contextmanager
@@ -161,9 +221,9 @@ def staged(path: Path, names: tuple[str, ...], *, force: bool = False) -> Iterat
     there = [name for name in names if (path / name).exists()]
     if there and not force:
         raise UsageError(f"{path} already holds {', '.join(there)}; choose another folder, or add --force")
-    folder = RunFolder(path, ours=not path.exists())
-    _make_stage(folder)
+    folder = RunFolder.claim(path)
     try:
+        _make_stage(folder)
         yield folder.stage
         for name in names:
             _remove(path / name)

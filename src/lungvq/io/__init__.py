@@ -9,7 +9,7 @@ import numpy as np
 from lungvq.errors import InputError
 from lungvq.io import _offline as _offline  # before anything that imports pydicom
 from lungvq.io import formats
-from lungvq.io.formats import open_atomic, write
+from lungvq.io.formats import files_of, open_atomic, write
 from lungvq.io.header import printable
 from lungvq.io.listing import SeriesInfo, list_series, read, read_series
 from lungvq.io.scan import Patient, Scan, sha256_of
@@ -19,6 +19,7 @@ __all__ = [
     "Patient",
     "Scan",
     "SeriesInfo",
+    "files_of",
     "list_series",
     "open_atomic",
     "printable",

@@ -38,7 +38,7 @@ from lungvq.io import dirlab
 from lungvq.io.scan import MAX_VOXELS
 from lungvq.volume import Grid, Volume
 
-__all__ = ["SUFFIXES", "Stored", "kind_of", "load", "open_atomic", "write"]
+__all__ = ["SUFFIXES", "Stored", "files_of", "kind_of", "load", "open_atomic", "write"]
 
 SUFFIXES = {
     ".nii": "nifti",
@@ -85,6 +85,43 @@ def kind_of(path: Path) -> str | None:
     name = path.name.lower()
     kind = next((kind for suffix, kind in SUFFIXES.items() if name.endswith(suffix)), None)
     return kind or ("dirlab" if dirlab.case_of(path) else None)
+
+
+def files_of(path: Path) -> tuple[Path, ...]:
+    """The files that an image lies in: its own, and those of its values where a header is apart from them."""
+    try:
+        if kind_of(path) == "mha":
+            with path.open("rb") as stream:
+                named = [_meta_fields(stream)["ElementDataFile"]]
+        elif kind_of(path) == "nrrd":
+            named = _nrrd_values(_nrrd_head(path).decode("utf-8", "replace"))
+        else:
+            named = []
+    except (OSError, ValueError, EOFError, zlib.error):  # reading it will say what is wrong
+        named = []
+    others = [
+        other
+        for name in named
+        for other in ([path.parent / name] if "*" not in name else sorted(path.parent.glob(Path(name).name)))
+    ]
+    return (path, *(other for other in others if other.is_file() and other != path))
+
+
+def _nrrd_values(head: str) -> list[str]:
+    """Names, or patterns of names, of the files that hold the values; none where the header's own does.
+
+    Examples
+    --------
+    >>> _nrrd_values("type: short\\ndata file: ct.raw\\n"), _nrrd_values("datafile: LIST\\na.raw\\nb.raw\\n")
+    (['ct.raw'], ['a.raw', 'b.raw'])
+    """
+    found = re.search(r"^data ?file: *(.+?)\s*$", head, re.MULTILINE)
+    if not found:
+        return []
+    if found[1].startswith("LIST"):
+        return head[found.end() :].split()
+    pattern = found[1].rsplit(maxsplit=3)[0] if "%" in found[1] else found[1]
+    return [re.sub(r"%\d*d", "*", pattern)]
 
 
 def load(path: Path) -> Stored:

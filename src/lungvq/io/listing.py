@@ -192,7 +192,7 @@ def _read_image(path: Path) -> Scan:
     hu = hu_from_stored(stored.array, str(path), slope=stored.slope, intercept=stored.intercept)
     volume = Volume(hu, stored.affine)
     facts = {"stored_type": stored.array.dtype.name, **check_chest_ct(volume, str(path))}
-    return Scan(volume, path, stored.kind, (path,), facts, stored.findings)
+    return Scan(volume, path, stored.kind, formats.files_of(path), facts, stored.findings)
 
 
 def _check_exists(path: Path) -> None:

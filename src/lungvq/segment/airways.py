@@ -185,9 +185,11 @@ def grow_airways(ct: Volume, trachea: Trachea) -> tuple[Volume, bool]:
         array = ndimage.gaussian_filter(array, 0.5)
     seeds = np.rint(fine.grid.index(trachea.points)).astype(np.int32)
     seeds = seeds[((seeds >= 0) & (seeds < fine.shape)).all(axis=1)]
+    top = int(seeds[:, 0].max()) + 1  # where the trachea was first seen; beyond may lie open air
+    array = array[:top]
     limit = int(MAX_AIRWAY_ML / fine.voxel_ml)
     air = float(np.median(array[tuple(seeds.T)]))
-    kept, kept_count = np.zeros(fine.shape, bool), 0
+    kept, kept_count = np.zeros(array.shape, bool), 0
     for threshold in np.arange(air + 10, -550, 15):
         mask, count = _flood(array, seeds, threshold, limit)
         jump = 1.25 * kept_count + 15 / fine.voxel_ml  # the larynx may open at once: some 10 mL
@@ -197,7 +199,9 @@ def grow_airways(ct: Volume, trachea: Trachea) -> tuple[Volume, bool]:
     if kept_count:  # noise leaves single holes in the lumen
         box = box_around(kept, (2, 2, 2))
         kept[box] |= ndimage.binary_closing(kept[box])
-    return Volume(kept, fine.affine), kept_count == 0
+    found = np.zeros(fine.shape, bool)
+    found[:top] = kept
+    return Volume(found, fine.affine), kept_count == 0
 
 
 def follow_bronchi(ct: Volume, lungs: NDArray[np.uint8], trachea: Trachea) -> Volume:

@@ -110,7 +110,7 @@ class Masks:
         """
         if missing := [str(path) for path in self.files.values() if not path.is_file()]:
             raise InputError(f"{' and '.join(missing)}: no such file; give a .nii(.gz), .mha or .nrrd file")
-        found = {name: io.sha256_of([path]) for name, path in self.files.items()}
+        found = {name: io.sha256_of(io.files_of(path)) for name, path in self.files.items()}
         if self.lobes is not None:
             found["lobe_labels"] = ",".join(f"{k}={v}" for k, v in self._numbers().items())
         elif self.lobe_labels:

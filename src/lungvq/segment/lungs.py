@@ -80,7 +80,7 @@ def find_body(coarse: Volume) -> Body:
     tissue: Mask = labels == np.bincount(labels.ravel())[1:].argmax() + 1
     padding = columns_beyond(array)
     # Air above the head or below the feet is no way out for the air of the trachea or the bowel.
-    shown = ~padding & tissue.any(axis=(1, 2))[:, None, None]
+    shown = ~padding & np.asarray(tissue.any(axis=(1, 2)))[:, None, None]
     inside = _enclosed(tissue, _outside_air(array, padding, shown)) & ~padding
     return Body(tissue, inside, _midline(coarse, tissue))
 
