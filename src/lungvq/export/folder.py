@@ -88,6 +88,8 @@ class RunFolder:
                 ) from None
             except OSError:  # some network drives know no locks
                 pass
+            else:  # said, as processes forked meanwhile have the handle too
+                folder._lock.callback(fcntl.flock, handle, fcntl.LOCK_UN)
         return folder
 
     @property
