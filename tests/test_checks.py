@@ -10,10 +10,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import lungvq
 from lungvq.agreement import agreement
+from lungvq.clinical.acceptance import mark
 from lungvq.findings import Severity
 from lungvq.maps import _closing
 from lungvq.pipeline import estimates
@@ -143,6 +145,13 @@ def test_parts_that_do_not_add_up(off, codes):
 def test_what_was_allowed_by_request():
     assert raised(overrides(check_breathing(5000, 2600))) == []
     assert raised(overrides(check_breathing(5000, 4990, allow=True))) == ["NO_BREATHING_ALLOWED"]
+
+
+def test_without_breathing_every_estimate_of_ventilation_is_marked():
+    methods = ["hybrid@2", "hu_ratio@1", "jacobian@1", "air_gain@1"]
+    table = pd.DataFrame({"region": "left", "metric": "ventilation_ml", "method": methods, "zone_def": ""})
+    marked = mark(table, overrides(check_breathing(5000, 4990, allow=True)))["qc"]
+    assert marked.tolist() == ["WARN NO_BREATHING_ALLOWED"] * len(methods)
 
 
 def test_an_estimator_of_others_that_fails_takes_nothing_along(monkeypatch):

@@ -187,9 +187,9 @@ def _files_of(source: Path | io.SeriesInfo) -> list[Path]:
         return list(source.files)
     if not source.exists():
         raise InputError(f"{source} does not exist; give a DICOM folder, or a .nii(.gz), .mha or .nrrd file")
-    return (
-        list(io.files_of(source)) if source.is_file() else sorted(p for p in source.rglob("*") if p.is_file())
-    )
+    if source.is_file():
+        return list(io.files_of(source))
+    return sorted(p for p in source.rglob("*") if p.is_file())
 
 
 def _key(hashes: Mapping[str, str], case: str, options: Options, extra: object = None) -> str:

@@ -584,6 +584,7 @@ def test_grids_of_written_files_are_the_same_place(tmp_path):
     ("name", "header"),
     [
         ("ct.mhd", "NDims = 3\nDimSize = 2 2 2\nElementType = MET_SHORT\nElementDataFile = ct.raw\n"),
+        ("ct.mhd", "NDims = 3\nElementDataFile = elsewhere/ct.raw\n"),  # it is read beside the header
         ("ct.nhdr", "NRRD0004\ntype: short\ndata file: ct.raw\n\n"),
         ("ct.nhdr", "NRRD0004\ntype: short\ndatafile: s%01d.raw 0 1 1\n\n"),
         ("ct.nhdr", "NRRD0004\ntype: short\ndata file: LIST\nct.raw\n"),

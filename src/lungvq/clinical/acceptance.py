@@ -156,8 +156,8 @@ def graded(
     <Severity.WARN: 'WARN'>
     """
     sign = -1 if high_is_good else 1
-    value = round(value, 5)  # a spacing of 3.0000001 mm is not beyond 3
-    rank = sum(sign * value > sign * limit for limit in limits)
+    held = round(value, 5)  # a spacing of 3.0000001 mm is not beyond 3
+    rank = sum(sign * held > sign * limit for limit in limits)
     severity = (Severity.PASS, Severity.WARN, Severity.FAIL)[rank]
     limit = float(limits[max(rank - 1, 0)])
     beyond = "below" if high_is_good else "above"

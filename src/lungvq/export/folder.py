@@ -3,7 +3,8 @@
 Everything is first written into ``.lungvq-partial`` inside the output folder. Only when all of it is there
 are the pieces moved up, and ``run.json``, which alone makes the folder a result, comes last by atomic rename.
 A run that is killed at any moment leaves either the previous result untouched or a folder without
-``run.json`` that the next run recognises by ``.lungvq-partial`` and clears.
+``run.json`` that the next run recognises by ``.lungvq-partial`` and clears. While a run goes on, the system keeps
+a lock on the folder, so that no other takes it for killed.
 """
 
 from __future__ import annotations
@@ -74,10 +75,10 @@ class RunFolder:
         folder = cls(path, ours=not path.exists())
         try:
             path.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, os.O_RDONLY) if fcntl is not None else None
         except OSError as error:
             raise OutputError(f"cannot write to {path}: {error.strerror or error}") from error
-        if fcntl is not None:
-            handle = os.open(path, os.O_RDONLY)
+        if handle is not None:
             folder._lock.callback(os.close, handle)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -133,15 +134,12 @@ class RunFolder:
     def discard(self) -> None:
         """Take away what this run wrote; a result that was there before stays as it was."""
         _remove(self.stage)
-        if self.ours:
-            with contextlib.suppress(OSError):  # unless something else came to lie in it
-                self.path.rmdir()
-        self._lock.close()
+        self.leave()
 
     def leave(self) -> None:
-        """Let go of the folder as it is."""
+        """Let go of the folder as it is; one that this run made goes too if it is empty."""
         if self.ours:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # something came to lie in it
                 self.path.rmdir()
         self._lock.close()
 
@@ -174,13 +172,13 @@ def open_run(path: Path, key: str, *, force: bool = False) -> RunFolder | None:
         raise UsageError(f"{path} is a file; give a folder for the output")
     folder = RunFolder.claim(path)
     try:
-        if not _made_ready(folder, key, force=force):
-            folder.leave()
-            return None
+        ready = _made_ready(folder, key, force=force)
     except BaseException:
         folder.leave()
         raise
-    return folder
+    if not ready:
+        folder.leave()
+    return folder if ready else None
 
 
 def _made_ready(folder: RunFolder, key: str, *, force: bool) -> bool:

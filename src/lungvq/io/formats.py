@@ -89,39 +89,42 @@ def kind_of(path: Path) -> str | None:
 
 def files_of(path: Path) -> tuple[Path, ...]:
     """The files that an image lies in: its own, and those of its values where a header is apart from them."""
+    kind = kind_of(path)
     try:
-        if kind_of(path) == "mha":
-            with path.open("rb") as stream:
-                named = [_meta_fields(stream)["ElementDataFile"]]
-        elif kind_of(path) == "nrrd":
-            named = _nrrd_values(_nrrd_head(path).decode("utf-8", "replace"))
-        else:
-            named = []
-    except (OSError, ValueError, EOFError, zlib.error):  # reading it will say what is wrong
-        named = []
-    others = [
-        other
-        for name in named
-        for other in ([path.parent / name] if "*" not in name else sorted(path.parent.glob(Path(name).name)))
-    ]
-    return (path, *(other for other in others if other.is_file() and other != path))
+        with path.open("rb") as stream:
+            if kind == "mha":
+                others = _meta_values(path, _meta_fields(stream)["ElementDataFile"])
+            elif kind == "nrrd":
+                others = _nrrd_values(path, _nrrd_head(stream).decode("utf-8", "replace"))
+            else:
+                others = []
+    except (OSError, ValueError):  # reading it will say what is wrong
+        others = []
+    return (path, *(other for other in others if other.is_file()))
 
 
-def _nrrd_values(head: str) -> list[str]:
-    """Names, or patterns of names, of the files that hold the values; none where the header's own does.
+def _meta_values(path: Path, named: str) -> list[Path]:
+    """Where the values of a MetaImage are that its header names; nowhere else where they follow the header."""
+    return [] if named == "LOCAL" else [path.with_name(Path(named).name)]
+
+
+def _nrrd_values(path: Path, head: str) -> list[Path]:
+    """The files that hold an NRRD's values; none where they follow the header.
 
     Examples
     --------
-    >>> _nrrd_values("type: short\\ndata file: ct.raw\\n"), _nrrd_values("datafile: LIST\\na.raw\\nb.raw\\n")
-    (['ct.raw'], ['a.raw', 'b.raw'])
+    >>> [other.name for other in _nrrd_values(Path("ct.nhdr"), "type: short\\ndatafile: LIST\\na.raw\\nb.raw\\n")]
+    ['a.raw', 'b.raw']
     """
     found = re.search(r"^data ?file: *(.+?)\s*$", head, re.MULTILINE)
     if not found:
         return []
     if found[1].startswith("LIST"):
-        return head[found.end() :].split()
-    pattern = found[1].rsplit(maxsplit=3)[0] if "%" in found[1] else found[1]
-    return [re.sub(r"%\d*d", "*", pattern)]
+        return [path.parent / name for name in head[found.end() :].split()]
+    if "%" in found[1]:
+        pattern = path.parent / found[1].rsplit(maxsplit=3)[0]
+        return sorted(pattern.parent.glob(re.sub(r"%\d*d", "*", pattern.name)))
+    return [path.parent / found[1]]
 
 
 def load(path: Path) -> Stored:
@@ -386,8 +389,7 @@ def _meta_content(path: Path, stream: BinaryIO, fields: dict[str, str], length: 
         raise InputError(
             f"{path}: values as text or in many files are not read; convert it to one .mha or .nii.gz"
         )
-    if name != "LOCAL":
-        other = path.with_name(Path(name).name)
+    for other in _meta_values(path, name):
         if not other.exists():
             raise InputError(f"{path}: its values are in {other.name}, which is not beside it")
         with other.open("rb") as values:
@@ -437,7 +439,9 @@ def _load_nrrd(path: Path) -> Stored:
     reader.SetFileName(str(path))
     reader.SetImageIO("NrrdImageIO")
     try:
-        head = _nrrd_head(path)
+        with path.open("rb") as stream:
+            head = _nrrd_head(stream)
+            _check_packed(stream, head)
         reader.ReadImageInformation()
         size = reader.GetSize()
         _check_layout(path, size, reader.GetNumberOfComponents())
@@ -457,20 +461,23 @@ def _load_nrrd(path: Path) -> Stored:
     return Stored(sitk.GetArrayFromImage(image), _swap_axes(affine), "nrrd", findings=findings)
 
 
-def _nrrd_head(path: Path) -> bytes:
-    """The text header; packed values are unpacked once up to their checksum, which the reader ignores."""
+def _nrrd_head(stream: BinaryIO) -> bytes:
+    """The text header, which ends with an empty line."""
     head = b""
-    with path.open("rb") as stream:
-        while (line := stream.readline()).strip():  # the header ends with an empty line
-            head += line
-        elsewhere = re.search(rb"^data ?file:", head, re.M)
-        if re.search(rb"^encoding: *(gzip|gz)", head, re.M) and not elsewhere:
-            unpacker = zlib.decompressobj(32 + zlib.MAX_WBITS)
-            while block := stream.read(_BLOCK >> 4):
-                unpacker.decompress(block)
-            if not unpacker.eof:
-                raise EOFError
+    while (line := stream.readline()).strip():
+        head += line
     return head
+
+
+def _check_packed(stream: BinaryIO, head: bytes) -> None:
+    """Unpack values that follow an NRRD's header once up to their checksum, which the reader ignores."""
+    elsewhere = re.search(rb"^data ?file:", head, re.M)
+    if re.search(rb"^encoding: *(gzip|gz)", head, re.M) and not elsewhere:
+        unpacker = zlib.decompressobj(32 + zlib.MAX_WBITS)
+        while block := stream.read(_BLOCK >> 4):
+            unpacker.decompress(block)
+        if not unpacker.eof:
+            raise EOFError
 
 
 # --- headers of MetaImage and NRRD ------------------------------------------------------------------------

@@ -68,7 +68,7 @@ def overrides(banner: str) -> list[Finding]:
             "NO_BREATHING_ALLOWED",
             banner,
             advice="V/Q, air trapping and what is relative to ventilation are left empty.",
-            touches=("ventilation", "prm", "trapping"),
+            touches=("ventilation", "ventilation_hu", "jacobian", "prm", "trapping"),
         )
     ]
 

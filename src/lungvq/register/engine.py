@@ -438,8 +438,9 @@ def _register_lung(
         backend = backends.backend_named(chosen) if isinstance(chosen, str) else chosen
         motion = extrapolate(backend(a, b), mask)
         # What one more step would say is asked for, and not taken.
-        finest = _fine_spacings(fixed, moving, h)[-1]
-        _, seen = _refine_on(fixed, moving, a.grid, motion, finest, refine.FINE_WINDOWS[-1:])
+        spacings = _fine_spacings(fixed, moving, h)
+        window = refine.FINE_WINDOWS[-1] * spacings[0] / spacings[-1]
+        _, seen = _refine_on(fixed, moving, a.grid, motion, spacings[-1], (window,))
     if parts is None:
         motion, raw = _unfold(motion, mask, h)
     else:

@@ -615,9 +615,9 @@ def _sums(result: CaseResult, numbers: _Numbers, lobes: list[str]) -> list[str]:
             continue
         metric = f"{name}_fraction_pct"
         for what, regions in (("the five lobes", lobes), ("right and left", ["right", "left"])):
-            # A lung without a number (collapsed, say) adds nothing.
             if any(numbers.failed(region, metric) for region in regions):
                 continue
+            # A lung without a number (collapsed, say) adds nothing.
             values = [numbers.value(region, metric) for region in regions]
             known = [v for v in values if math.isfinite(v)]
             if not known:
