@@ -17,7 +17,7 @@ import numpy as np
 
 import lungvq
 from lungvq import io
-from lungvq.errors import InputError, OutputError, ResourceError
+from lungvq.errors import OutputError, ResourceError
 from lungvq.export import open_run, write_maps_and_labels, write_metrics
 from lungvq.export.dicom import Source, check_extras, check_right_angles, made_up, read_source, write_dicom
 from lungvq.export.folder import MANIFEST, free_bytes
@@ -108,7 +108,8 @@ def run_case(
     named, case = case, case or out.resolve().name
     check_extras(dicom_also)
     start = time.monotonic()
-    hashes = {role: io.sha256_of(_files_of(path)) for role, path in (("insp", insp), ("exp", exp))}
+    chosen = [scan if isinstance(scan, io.SeriesInfo) else io.find_scan(scan) for scan in (insp, exp)]
+    hashes = {role: io.sha256_of(scan.files) for role, scan in zip(("insp", "exp"), chosen, strict=True)}
     hashes |= masks.hashes()
     key = _key(hashes, case, options, (dicom, sorted(dicom_also)))
     folder = open_run(out, key, force=force)
@@ -117,7 +118,8 @@ def run_case(
     try:
         clock = Clock(progress)
         with clock.stage("reading the scans"):
-            scans = _read(insp), _read(exp)
+            scans = io.read_series(chosen[0]), io.read_series(chosen[1])
+            del chosen
             source = dicom_source(scans[1], dicom, named, hashes, options)
             given = masks.read({"insp": scans[0].volume, "exp": scans[1].volume}, progress)
         _check_resources(scans, out, max_memory_gb, progress, dicom=source is not None)
@@ -161,10 +163,6 @@ def run_case(
     return _recorded(out)
 
 
-def _read(source: Path | io.SeriesInfo) -> io.Scan:
-    return io.read_series(source) if isinstance(source, io.SeriesInfo) else io.read(source)
-
-
 def dicom_source(
     exp: io.Scan, dicom: bool | None, case: str | None, hashes: Mapping[str, str], options: Options
 ) -> Source | None:
@@ -180,16 +178,6 @@ def dicom_source(
     if exp.kind == "dicom":
         return read_source(exp.files, _key(hashes, "", options))
     return made_up(case, _key(hashes, case or "", options))
-
-
-def _files_of(source: Path | io.SeriesInfo) -> list[Path]:
-    if isinstance(source, io.SeriesInfo):
-        return list(source.files)
-    if not source.exists():
-        raise InputError(f"{source} does not exist; give a DICOM folder, or a .nii(.gz), .mha or .nrrd file")
-    if source.is_file():
-        return list(io.files_of(source))
-    return sorted(p for p in source.rglob("*") if p.is_file())
 
 
 def _key(hashes: Mapping[str, str], case: str, options: Options, extra: object = None) -> str:

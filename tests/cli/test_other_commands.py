@@ -127,3 +127,8 @@ def test_phantom_leaves_its_truth_and_never_overwrites(lungvq, tmp_path):
     unknown = lungvq("phantom", "-o", tmp_path / "q", "--case", "nobody", "-q")
     assert unknown.returncode == 2
     assert "healthy" in unknown.stderr
+    listed = lungvq("phantom", "--case", "list", "-q")
+    assert listed.returncode == 0
+    assert "\npe: " in listed.stdout
+    assert "-o" in lungvq("phantom", "-q").stderr
+    assert not (tmp_path / "p" / ".lungvq-partial").exists()

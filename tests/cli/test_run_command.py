@@ -173,7 +173,7 @@ def test_no_breathing_is_refused_unless_allowed_and_then_nothing_moves(lungvq, p
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("--insp", "missing.nii.gz", "--exp", "{exp}"), 3, "does not exist"),
+        (("--insp", "missing.nii.gz", "--exp", "{exp}"), 3, "no such file"),
         (("--insp", "{insp}"), 2, "both --insp and --exp"),
         (("--insp", "{cut}", "--exp", "{exp}"), 3, "damaged"),
         (("--insp", "{insp}", "--exp", "{exp}", "--max-memory", "0.1"), 6, "--max-memory"),

@@ -286,6 +286,15 @@ def test_localizers_in_the_series_are_set_aside(tmp_path):
     assert codes(scan) == ["LOCALIZERS_SET_ASIDE"]
 
 
+def test_a_scan_is_the_same_whatever_lies_beside_it(tmp_path):
+    series(tmp_path)
+    before = io.find_scan(tmp_path)
+    (tmp_path / ".DS_Store").write_bytes(b"folder view")
+    (tmp_path / "notes.txt").write_text("seen")
+    after = io.find_scan(tmp_path)
+    assert io.sha256_of(after.files) == io.sha256_of(before.files) == io.sha256_of(io.read(tmp_path).files)
+
+
 def test_localizers_as_a_series_of_their_own_do_not_disturb(tmp_path):
     view = headers_of(chest((1, 30, 40)), straight())[0]
     view.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]

@@ -603,3 +603,33 @@ def test_an_image_in_one_file_is_that_file(tmp_path):
     path.write_text("NDims = 3\nElementDataFile = LOCAL\n")
     assert io.files_of(path) == (path,)
     assert io.files_of(tmp_path / "none.nhdr") == (tmp_path / "none.nhdr",)
+
+
+@pytest.mark.parametrize("degrees", [0, 9])
+def test_zeros_that_a_resampling_filled_in_are_not_body(tmp_path, degrees):
+    rng = np.random.default_rng(1)
+    body = np.full((24, 40, 40), -1000.0)
+    body[:, 8:32, 6:34], body[2:22, 12:28, 10:30] = 0, -850
+    body += rng.normal(0, 3, body.shape)  # so smooth that a tenth of its voxels are 0
+    scan = sitk.GetImageFromArray(body.round().astype(np.int16))
+    turn = sitk.Euler3DTransform((20, 20, 12), 0, 0, np.radians(degrees))
+    wide = sitk.Image(52, 48, 28, sitk.sitkInt16)
+    wide.SetOrigin((-6, -4, -2))
+    filled, clean = (sitk.Resample(scan, wide, turn, sitk.sitkNearestNeighbor, fill) for fill in (0, -2000))
+    sitk.WriteImage(filled, str(tmp_path / "ct.nii.gz"))
+    found = io.read(tmp_path / "ct.nii.gz")
+    assert [f.code for f in found.findings] == ["ZERO_FILL"]
+    truth = sitk.GetArrayFromImage(clean)
+    read = found.volume.array
+    assert np.mean((read == -2000) != (truth == -2000)) < 1e-3
+    assert np.array_equal(read[read > -2000], sitk.GetArrayFromImage(filled)[read > -2000])
+
+
+def test_zeros_within_a_body_stay(tmp_path):
+    ct = chest((24, 26, 28))
+    ct.array[8:16, 8:16, 8:16] = 0
+    ct.array[:3, :3, :3] = -1000
+    io.write(ct, tmp_path / "ct.mha")
+    found = io.read(tmp_path / "ct.mha")
+    assert found.findings == ()
+    assert np.array_equal(found.volume.array, ct.array)

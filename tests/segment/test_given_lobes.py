@@ -61,6 +61,31 @@ def test_what_cannot_be_is_refused_by_name():
         lobes_from_labels(Volume(lobes.array, moved), lungs)
 
 
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        ([0, 2, 1, 3, 4, 5], "calls LUL lies below and behind what it calls LLL"),
+        ([0, 1, 2, 5, 4, 3], "calls RUL lies below and behind what it calls RLL"),
+        ([0, 1, 2, 3, 5, 4], "calls RML lies behind what it calls RLL"),
+        ([0, 1, 2, 4, 3, 5], "calls RML lies above what it calls RUL"),
+    ],
+)
+def test_lobes_that_were_exchanged_are_refused(table, told):
+    grid = np.zeros((40, 40, 60), np.uint8)
+    lungs, lobes = grid.copy(), grid.copy()
+    lungs[:, 5:35, 2:25], lungs[:, 5:35, 35:58] = 2, 1
+    k, j, _ = np.indices(grid.shape)
+    upper = k - 20 > j - 20  # oblique fissures: the upper lobe lies above and in front
+    lobes[lungs == 1] = np.where(upper, 1, 2)[lungs == 1]
+    lobes[lungs == 2] = np.where(upper, np.where(k > 20, 3, 4), 5)[lungs == 2]
+    lobes = Volume(lobes, np.array([[0, 0, 4.0, 0], [0, 4.0, 0, 0], [5.0, 0, 0, 0], [0, 0, 0, 1]]))
+    lungs = lobes.like(lungs)
+    found, _ = lobes_from_labels(lobes, lungs)
+    assert np.array_equal(found.array, lobes.array)
+    with pytest.raises(InputError, match=told):
+        lobes_from_labels(lobes.like(np.array(table, np.uint8)[lobes.array]), lungs)
+
+
 def test_a_missing_lobe_and_a_poor_fit_are_told():
     lungs, lobes = chest()
     found, findings = lobes_from_labels(lobes.like(np.where(lobes.array == 4, 0, lobes.array)), lungs)

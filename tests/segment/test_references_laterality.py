@@ -38,6 +38,20 @@ def test_contrast_medium_is_read_however_bright(blood_hu):
     assert found.blood_hu == pytest.approx(blood_hu, abs=25)
 
 
+def test_where_values_were_cut_off_air_and_blood_are_not_known():
+    ct = make_chest(offset=12, noise=15).ct  # air of -988 HU
+    found = reference_tissue(ct.like(ct.array.clip(-975, 400)), segment(ct))
+    assert (found.air_hu, found.lowest_hu, found.highest_hu) == (None, -975, None)
+    assert found.noise_hu == pytest.approx(15, rel=0.1)
+    found = reference_tissue(ct.like(ct.array.clip(-950, 5)), segment(ct))
+    assert (found.air_hu, found.lowest_hu, found.blood_hu, found.highest_hu) == (None, -950, None, 5)
+    # An end at -1000 keeps the median of air, and without noise one value is all there is.
+    for whole in (make_chest(noise=15).ct, make_chest(offset=20, noise=0).ct):
+        found = reference_tissue(whole.like(whole.array.clip(-1000, 400)), segment(whole))
+        assert found.air_hu is not None
+        assert found.lowest_hu is None
+
+
 def test_references_that_are_not_there_are_none():
     chest = make_chest(trachea=False, left=False)
     found = reference_tissue(chest.ct, segment(chest.ct))

@@ -12,7 +12,9 @@ from lungvq.cli._shared import Quiet, Threads, Verbose, listening, one_sentence,
 
 @one_sentence
 def phantom(
-    output: Annotated[Path, typer.Option("-o", "--output", help="A new folder.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="A new folder.", show_default=False)
+    ] = None,
     case: Annotated[str, typer.Option(help="Which disease or motion; 'list' names them.")] = "healthy",
     seed: Annotated[int, typer.Option(min=0, help="Which subject.")] = 0,
     spacing: Annotated[float, typer.Option(min=0.5, max=5.0, help="Voxel size in mm.")] = 1.5,
@@ -33,28 +35,37 @@ def phantom(
     with listening(verbose=verbose, quiet=quiet) as progress:
         progress.stage("starting")
         set_threads(threads)
+        from lungvq.export.folder import staged
         from lungvq.phantom import CASES, make_phantom, write_phantom
 
         if case == "list":
             for name, settings in CASES.items():
                 typer.echo(f"{name}: {settings.description}")
             return
+        if output is None:
+            raise UsageError("say where the phantom goes: -o, a new folder")
         if output.exists() and (not output.is_dir() or any(output.iterdir())):
             raise UsageError(f"{output} already exists and is not empty; give a new folder")
         made = make_phantom(case, seed=seed, spacing=spacing, progress=progress)
-        progress.stage("writing the files")
-        write_phantom(made, output, dicom=dicom)
+        names = ["truth", *(["dicom"] if dicom else ["insp.nii.gz", "exp.nii.gz"])]
         if modalities:
-            from lungvq.phantom.modalities import make_modalities, write_modalities
+            from lungvq.phantom.modalities import IMAGES
 
-            progress.stage("imaging with SPECT and dual-energy CT")
-            images = make_modalities(made, seed=seed)
-            write_modalities(images, output)
-            if dicom:
-                from lungvq.phantom.dicom_modalities import write_modality_studies
+            names += [f"{name}.nii.gz" for name in IMAGES]
+        with staged(output, tuple(names)) as folder:
+            progress.stage("writing the files")
+            write_phantom(made, folder, dicom=dicom)
+            if modalities:
+                from lungvq.phantom.modalities import make_modalities, write_modalities
 
-                write_modality_studies(images, made, output / "dicom")
+                progress.stage("imaging with SPECT and dual-energy CT")
+                images = make_modalities(made, seed=seed)
+                write_modalities(images, folder)
+                if dicom:
+                    from lungvq.phantom.dicom_modalities import write_modality_studies
+
+                    write_modality_studies(images, made, folder / "dicom")
     scans = "dicom/" if dicom else "insp.nii.gz, exp.nii.gz"
     if modalities:
-        scans += ", spect_v, spect_q, spect_ct, dect_pbv"
+        scans += f", {', '.join(IMAGES)}"
     typer.echo(f"{output}: {scans} and truth/ of a {case} phantom, seed {seed}, {spacing:g} mm")

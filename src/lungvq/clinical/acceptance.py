@@ -61,6 +61,8 @@ class Evidence:
         Reconstruction kernel, where the file tells.
     air_hu, blood_hu, noise_hu : dict of str to float or None
         Median of tracheal air and of blood, noise SD.
+    lowest_hu, highest_hu : dict of str to float or None
+        Where a scan's values were clipped so that air or blood reads as the limit.
     opacity_pct : dict of str to float
         Share of the closed lung mask denser than -500 HU at inspiration, -250 HU at expiration.
     insp, exp : dict of str to LungTotals
@@ -97,6 +99,8 @@ class Evidence:
     slices: dict[str, int] = field(default_factory=dict)
     kvp: dict[str, float] = field(default_factory=dict)
     metal_ml: dict[str, float] = field(default_factory=dict)
+    lowest_hu: dict[str, float | None] = field(default_factory=dict)
+    highest_hu: dict[str, float | None] = field(default_factory=dict)
     predicted_ml: float | None = None
 
 
@@ -352,6 +356,26 @@ _SCAN_CHECKS = (
         "HU",
         "Check the rescale intercept and the scanner's calibration.",
         DENSITOMETRIC,
+    ),
+    _Check(
+        "AIR_CLIPPED",
+        lambda e, role: e.lowest_hu.get(role),
+        (-990, -960),
+        "lowest CT number, that of all air,",
+        "HU",
+        "The scan's values were cut off there: give it as the scanner exported it. Its scale was not set by air, and"
+        " lung that light reads as denser than it is.",
+        ("prm", "density", "mass", "ventilation_hu"),
+    ),
+    _Check(
+        "BLOOD_CLIPPED",
+        lambda e, role: e.highest_hu.get(role),
+        (float("inf"), -5),
+        "highest CT number, that of all blood,",
+        "HU",
+        "The scan's values were cut off there: give it as the scanner exported it. Its scale was not set by blood.",
+        (*BLOOD, "mass"),
+        high_is_good=True,
     ),
     _Check(
         "CONTRAST",

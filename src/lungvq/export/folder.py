@@ -259,6 +259,8 @@ def _make_stage(folder: RunFolder) -> None:
         probe.write_bytes(b"lungvq")
         probe.unlink()
     except OSError as error:
+        with contextlib.suppress(OSError):
+            _remove(folder.stage)
         raise OutputError(f"cannot write to {folder.path}: {error.strerror or error}") from error
 
 

@@ -11,7 +11,7 @@ from lungvq.io import _offline as _offline  # before anything that imports pydic
 from lungvq.io import formats
 from lungvq.io.formats import files_of, open_atomic, write
 from lungvq.io.header import printable
-from lungvq.io.listing import SeriesInfo, list_series, read, read_series
+from lungvq.io.listing import SeriesInfo, find_scan, list_series, read, read_series
 from lungvq.io.scan import Patient, Scan, sha256_of
 from lungvq.volume import Volume
 
@@ -20,6 +20,7 @@ __all__ = [
     "Scan",
     "SeriesInfo",
     "files_of",
+    "find_scan",
     "list_series",
     "open_atomic",
     "printable",

@@ -11,10 +11,18 @@ from lungvq.findings import Finding
 from lungvq.io import dicom, formats
 from lungvq.io.archive import Unpacked, is_archive
 from lungvq.io.header import looks_like_dicom
-from lungvq.io.scan import MIN_SLICES, Patient, Scan, check_chest_ct, check_ct_spacing, hu_from_stored
+from lungvq.io.scan import (
+    MIN_SLICES,
+    Patient,
+    Scan,
+    check_chest_ct,
+    check_ct_spacing,
+    hu_from_stored,
+    without_zero_fill,
+)
 from lungvq.volume import Grid, Volume
 
-__all__ = ["SeriesInfo", "list_series", "read", "read_series"]
+__all__ = ["SeriesInfo", "find_scan", "list_series", "read", "read_series"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,10 +146,21 @@ def read(path: Path | str) -> Scan:
     InputError
         If there is no chest CT to be had from it; the message says why.
     """
+    return read_series(find_scan(path))
+
+
+def find_scan(path: Path | str) -> SeriesInfo:
+    """The one CT that a path holds, for `read_series`: what `read` would read, as far as headers tell.
+
+    Raises
+    ------
+    InputError
+        If there is none, or more than one; the message says why.
+    """
     path = Path(path)
     _check_exists(path)
     if path.is_file() and not _holds_dicom(path):
-        return _read_image(path)
+        return SeriesInfo(path, formats.kind_of(path) or "unknown", formats.files_of(path), usable=True)
     study = dicom.find(path)
     if not study.parts:
         raise InputError(_say_nothing_found(path, study))
@@ -152,7 +171,7 @@ def read(path: Path | str) -> Scan:
         names = "; ".join(_name(info) for info in whole[:8])
         raise InputError(f"{path}: it holds {len(whole)} CT series: {names}; give the folder of one series")
     if whole:
-        return replace(read_series(whole[0]), path=path)
+        return replace(whole[0], path=path)
     if path.is_file() and len(study.parts) == 1 == len(study.parts[0].images):
         raise InputError(f"{path}: one DICOM file is not a whole scan; give the folder that holds all slices")
     told = "; ".join(f"{_name(i)}: {'; '.join(i.reasons)}" for i in listed[:8])
@@ -190,9 +209,10 @@ def _read_image(path: Path) -> Scan:
     if stored.array.ndim != 3:
         raise InputError(f"{path}: {stored.array.shape[3]} values per voxel; expected a CT with one")
     hu = hu_from_stored(stored.array, str(path), slope=stored.slope, intercept=stored.intercept)
+    hu, filled = without_zero_fill(hu)
     volume = Volume(hu, stored.affine)
     facts = {"stored_type": stored.array.dtype.name, **check_chest_ct(volume, str(path))}
-    return Scan(volume, path, stored.kind, formats.files_of(path), facts, stored.findings)
+    return Scan(volume, path, stored.kind, formats.files_of(path), facts, (*stored.findings, *filled))
 
 
 def _check_exists(path: Path) -> None:

@@ -5,17 +5,27 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation, binary_erosion, label
 
 from lungvq.errors import InputError
-from lungvq.findings import Finding
+from lungvq.findings import Finding, warn
 from lungvq.volume import Volume
 
-__all__ = ["Patient", "Scan", "check_chest_ct", "check_ct_spacing", "hu_from_stored", "sha256_of"]
+__all__ = [
+    "Patient",
+    "Scan",
+    "check_chest_ct",
+    "check_ct_spacing",
+    "hu_from_stored",
+    "sha256_of",
+    "without_zero_fill",
+]
 
 MIN_SLICES = 10
 MIN_SPACING_MM, MAX_SPACING_MM = 0.1, 7.5
@@ -26,6 +36,9 @@ _INT16 = np.iinfo(np.int16)
 # one whose outside was painted over with a padding value.
 _MIN_AIR_SHARE, _MIN_SOFT_SHARE = 0.002, 0.005
 _AIR_HU, _SOFT_HU = -500, (-150, 150)
+
+NOT_SCANNED_HU = -2000
+"""What voxels get that the scanner did not see, as some scanners write it themselves."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +166,51 @@ def hu_from_stored(
             " so give the scan as it was exported, not a masked copy"
         )
     return hu
+
+
+def without_zero_fill(hu: NDArray[np.int16]) -> tuple[NDArray[np.int16], tuple[Finding, ...]]:
+    """HU in which what a resampling filled with zeros reads as not scanned, and a finding where there was such.
+
+    Most programs that turn, shift or pad an image fill with 0, which in HU is the body's density. Fill reaches a
+    corner of the image and is exactly 0 throughout; the body reaches none, and has noise.
+
+    Parameters
+    ----------
+    hu : ndarray of int16, shape (K, J, I)
+
+    Returns
+    -------
+    hu : ndarray of int16
+        The same array where nothing was filled.
+    findings : tuple of Finding
+    """
+    corners = [tuple(at) for at in product(*((slice(0, 3), slice(-3, None)) for _ in range(3)))]
+    reached = [corner for corner in corners if not hu[corner].any()]
+    if not reached:
+        return hu, ()
+    zero = hu == 0
+    flat = np.zeros_like(zero)
+    for shape in (
+        (1, 3, 3),
+        (3, 1, 3),
+        (3, 3, 1),
+    ):  # even the edge of a wedge is wide along the image's border
+        plane = np.ones(shape, bool)
+        flat |= binary_dilation(binary_erosion(zero, plane, border_value=1), plane) & zero
+    labels, _ = label(flat, np.ones((3, 3, 3), bool))
+    seeds = np.unique(np.concatenate([labels[corner].ravel() for corner in reached]))
+    fill = np.isin(labels, seeds[seeds > 0])
+    share = 100 * float(fill.mean())
+    finding = warn(
+        "ZERO_FILL",
+        f"{share:.1f} % of the image are exactly 0 HU from a corner on: fill of a program that turned or padded it;"
+        " it is read as not scanned.",
+        value=round(share, 2),
+        limit=0.0,
+        unit="%",
+        advice="Resample CT with a fill of -1024, or give the scan as it was exported.",
+    )
+    return np.where(fill, np.int16(NOT_SCANNED_HU), hu), (finding,)
 
 
 def check_ct_spacing(shape: tuple[int, int, int], spacing: tuple[float, float, float], name: str) -> None:

@@ -39,6 +39,7 @@ __all__ = [
 Floats = NDArray[np.float64]
 Array32 = NDArray[np.float32]
 
+IMAGES = ("spect_v", "spect_q", "spect_ct", "dect_pbv")
 WORK_MM = 2.5  # at which the body is carried to another lung volume
 CENTRAL_RADIUS_MM = 2.6  # airways at least so wide collect aerosol
 HOT_SPOT_MM = 3.5  # sd of one
@@ -421,7 +422,7 @@ def write_modalities(modalities: Modalities, folder: Path | str) -> None:
     folder = Path(folder)
     truth = folder / "truth"
     truth.mkdir(parents=True, exist_ok=True)
-    for name in ("spect_v", "spect_q", "spect_ct", "dect_pbv"):
+    for name in IMAGES:
         write(getattr(modalities, name), folder / f"{name}.nii.gz")
     write(modalities.spect_from_exp, truth / "spect_from_exp.nii.gz")
     (truth / "modalities.json").write_text(json.dumps(modalities.scalars, indent=2) + "\n")

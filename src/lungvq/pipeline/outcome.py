@@ -105,6 +105,8 @@ def evidence(pair: Linked, estimated: Estimates, result: CaseResult) -> Evidence
         air_hu={b.role: b.references.air_hu for b in breaths},
         blood_hu={b.role: b.references.blood_hu for b in breaths},
         noise_hu={b.role: b.references.noise_hu for b in breaths},
+        lowest_hu={b.role: b.references.lowest_hu for b in breaths},
+        highest_hu={b.role: b.references.highest_hu for b in breaths},
         opacity_pct={
             b.role: 100 * float((b.ct.array[b.anatomy.lungs.array > 0] > opaque[b.role]).mean())
             for b in breaths

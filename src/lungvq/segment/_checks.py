@@ -364,11 +364,18 @@ def _check_opacity(ct: Volume, lungs: NDArray[np.uint8], threshold: float) -> Fi
 
 def _check_airways(airway_ml: float, lung_ml: float, has_trachea: bool, leaked: bool) -> Finding:
     if not has_trachea:
-        return warn("AIRWAYS_NOT_FOUND", "No trachea was found; airways are not taken out of the lungs.")
+        return warn(
+            "AIRWAYS_NOT_FOUND",
+            "No trachea was found; airways are not taken out of the lungs.",
+            advice="Counts of light lung hold the air of bronchi; check that the scan begins above the carina.",
+            touches=("density", "prm"),
+        )
     if leaked:
         return warn(
             "AIRWAY_LEAK",
             "The airways could not be followed without leaking into the lung; they are left out.",
+            advice="Counts of light lung hold the air of bronchi.",
+            touches=("density", "prm"),
         )
     return passed(
         "AIRWAYS",

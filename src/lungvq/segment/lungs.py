@@ -81,7 +81,9 @@ def find_body(coarse: Volume) -> Body:
     padding = columns_beyond(array)
     # Air above the head or below the feet is no way out for the air of the trachea or the bowel.
     shown = ~padding & np.asarray(tissue.any(axis=(1, 2)))[:, None, None]
-    inside = _enclosed(tissue, _outside_air(array, padding, shown)) & ~padding
+    hits = np.zeros(array.shape, np.uint8)
+    _look_around(tissue, _outside_air(array, padding, shown), hits)
+    inside = (hits >= 2) & (hits <= 6) & ~padding
     return Body(tissue, inside, _midline(coarse, tissue))
 
 
@@ -104,10 +106,12 @@ def _outside_air(array: NDArray[np.float32], padding: Mask, shown: Mask) -> Mask
 
 
 @numba.njit(parallel=PRANGE, cache=True)
-def _enclosed(tissue, outside):
-    """Where rays meet tissue to the left or right, or both in front and behind, and open air first on no side."""
+def _look_around(tissue, outside, hits):
+    """Add up what rays meet within the slice: 2 for tissue on the left or right, 1 in front or behind.
+
+    2 to 6 is a place with tissue on the left or right, or both in front and behind, and open air first on no side.
+    """
     nz, ny, nx = tissue.shape
-    hits = np.zeros(tissue.shape, np.uint8)
     for k in numba.prange(nz):
         for axis in range(2):
             lines, steps = (nx, ny) if axis == 0 else (ny, nx)
@@ -125,7 +129,6 @@ def _enclosed(tissue, outside):
                             hits[k, j, i] += 16  # more than hits can make up for
                         elif met:
                             hits[k, j, i] += 1 + axis
-    return (hits >= 2) & (hits <= 6)
 
 
 def _midline(coarse: Volume, tissue: Mask) -> float:

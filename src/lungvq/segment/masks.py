@@ -31,6 +31,8 @@ MOST_PADDING = 0.1
 """Share of a mask that may lie where nothing was scanned; it is left out, and the lungs are told to be cut there."""
 LEAST_ML = 1.0
 """A mask that holds less has no lungs in it."""
+LEAST_LOBE_ML = 20.0
+"""Of a lobe of which so little is seen the place says nothing."""
 _FILL_MM = 2.5  # voxels on which the nearest lobe is looked for
 
 
@@ -181,7 +183,7 @@ def lobes_from_labels(
     GeometryError
         If they lie on different grids.
     InputError
-        If no voxel has a lobe's number, or left lobes lie in the right lung.
+        If no voxel has a lobe's number, left lobes lie in the right lung, or an upper lobe where the lower belongs.
     """
     check_grid("the label map of the lobes", labels.grid, lungs.grid)
     table = np.zeros(int(labels.array.max()) + 1, np.uint8)
@@ -205,7 +207,39 @@ def lobes_from_labels(
                 " --lobe-labels, or check whether it was mirrored"
             )
     found = np.where(side == lungs.array, given, 0)
+    _check_places(labels.like(found))
     return labels.like(_filled(labels.like(found), lungs)), _check(given, found, lungs, basis)
+
+
+def _check_places(lobes: Volume) -> None:
+    """Refuse lobes whose names are exchanged, by where their middles lie.
+
+    Disease moves lobes far, but an upper one not to below and behind the lower one of its side, the middle one not
+    to behind the lower nor above the upper one.
+    """
+    steps = [max(1, round(_FILL_MM / s)) for s in lobes.spacing]
+    thinned = lobes.array[:: steps[0], :: steps[1], :: steps[2]]
+    middle = {}
+    for name, number in LOBES.items():
+        at = np.argwhere(thinned == number) * steps
+        if len(at) * np.prod(steps) * lobes.voxel_ml >= LEAST_LOBE_ML:
+            middle[name] = lobes.grid.world(at.mean(axis=0))
+
+    def refuse(lobe: str, where: str, other: str) -> None:
+        raise InputError(
+            f"what the label map calls {lobe} lies {where} what it calls {other}; name its numbers by --lobe-labels,"
+            " or check how the label map is turned"
+        )
+
+    for upper, lower in (("LUL", "LLL"), ("RUL", "RLL")):
+        if {upper, lower} <= middle.keys():
+            _, behind, above = middle[upper] - middle[lower]
+            if above < 0 < behind:
+                refuse(upper, "below and behind", lower)
+    if {"RML", "RLL"} <= middle.keys() and middle["RML"][1] > middle["RLL"][1]:
+        refuse("RML", "behind", "RLL")
+    if {"RML", "RUL"} <= middle.keys() and middle["RML"][2] > middle["RUL"][2]:
+        refuse("RML", "above", "RUL")
 
 
 def _filled(lobes: Volume, lungs: Volume) -> NDArray[np.uint8]:

@@ -28,6 +28,8 @@ MIN_ENHANCED_ML = 40.0  # 8 mm inside the surface of what is so bright
 MOST_DEEP = 0.55  # of the lungs' way from front to back: the spine lies beyond, and is as bright
 MIN_AIR_ML = 0.3
 MIN_BLOOD_ML = 3.0
+CLIPPED_HU = -990.0  # from there on: ends at -1000 or -1024 leave the median of air as it is
+NOISELESS_HU = 1.0  # a scan with less noise than that has constant tissues without any clipping
 AORTA = "descending aorta"
 POOL = "heart and great vessels"
 
@@ -42,13 +44,16 @@ class HuReferences:
     Parameters
     ----------
     air_hu, air_ml : float or None, float
-        Median HU of the trachea's lumen without its wall, and the volume it was read from; None below 0.3 mL.
+        Median HU of the trachea's lumen without its wall, and the volume it was read from; None below 0.3 mL, or
+        where it is no more than where the scan's values end.
     blood_hu, blood_ml : float or None, float
         Likewise for blood; None below 3 mL.
     blood_site : str
         ``"descending aorta"``, ``"heart and great vessels"`` or ``""``.
     noise_hu : float or None
         Robust standard deviation of single voxels within the blood, else within tracheal air.
+    lowest_hu, highest_hu : float or None
+        Where the scan's values were clipped so that air (above -990 HU) or blood reads as the limit.
     """
 
     air_hu: float | None
@@ -57,6 +62,8 @@ class HuReferences:
     blood_ml: float
     blood_site: str
     noise_hu: float | None
+    lowest_hu: float | None = None
+    highest_hu: float | None = None
 
 
 def reference_tissue(ct: Volume, anatomy: Anatomy) -> HuReferences:
@@ -76,18 +83,29 @@ def reference_tissue(ct: Volume, anatomy: Anatomy) -> HuReferences:
     air = _tracheal_air(ct, anatomy.airways.array > 0)
     blood, site = _blood(ct, anatomy)
     air_ml, blood_ml = air.size * ct.voxel_ml, blood.size * ct.voxel_ml
+    air_hu = float(np.median(air)) if air_ml >= MIN_AIR_ML else None
+    blood_hu = float(np.median(blood)) if blood_ml >= MIN_BLOOD_ML else None
     noise = None
     if blood_ml >= MIN_BLOOD_ML:
         noise = _robust_sd(blood)
     elif air_ml >= MIN_AIR_ML and np.ptp(np.percentile(air, (5, 50))) > 1:  # not clipped at -1000 or -1024
         noise = _robust_sd(air)
+    ends_above = (
+        blood_hu is not None and ct.array.max() <= blood_hu
+    )  # bone is denser, unless values end there
+    noise = None if ends_above else noise
+    # With noise a median has voxels on both sides of it, unless values end there.
+    ends_below = air_hu is not None and air_hu > CLIPPED_HU and air.min() >= air_hu
+    ends_below = ends_below and (noise is None or noise > NOISELESS_HU)
     return HuReferences(
-        air_hu=float(np.median(air)) if air_ml >= MIN_AIR_ML else None,
+        air_hu=None if ends_below else air_hu,
         air_ml=air_ml,
-        blood_hu=float(np.median(blood)) if blood_ml >= MIN_BLOOD_ML else None,
+        blood_hu=None if ends_above else blood_hu,
         blood_ml=blood_ml,
         blood_site=site if blood_ml >= MIN_BLOOD_ML else "",
         noise_hu=noise,
+        lowest_hu=air_hu if ends_below else None,
+        highest_hu=blood_hu if ends_above else None,
     )
 
 
