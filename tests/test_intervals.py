@@ -85,6 +85,14 @@ def test_vessels_that_count_as_tissue_are_not_averaged_away(hold):
     assert (high - low) / 3.92 > 100 * KIND["perfusion"] * f * (1 - f)
 
 
+def test_a_share_of_blood_is_neither_below_0_nor_above_100_percent(hold):
+    values = np.where(hold.lungs.array == 1, 1e-4, 1.0) * (hold.lungs.array > 0)
+    maps = made(hold, 1.0, 0.05) | {"perfusion": hold.lungs.like(values.astype(np.float32))}
+    found = region_intervals(hold, maps)
+    assert found["left", "perfusion_fraction_pct"][0] == 0
+    assert found["right", "perfusion_fraction_pct"][1] == 100
+
+
 def test_thin_lung_has_as_many_vessels_that_count_as_tissue(hold):
     values = np.where(hold.lobes.array == 1, 0.2, 1.0) * (hold.lungs.array > 0)
     maps = made(hold, 1.0, 1e-6) | {"perfusion": hold.lungs.like(values.astype(np.float32))}

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from lungvq.breath import Breath
 from lungvq.ctp import RegionalMagnitude
@@ -180,6 +181,34 @@ def test_what_the_inspiration_does_not_show_is_not_compared(soft):
     assert (compared(0.0) == inside).all()
     assert not compared(3.0)[:4].any()
     assert (compared(3.0)[4:] == inside[4:]).all()
+
+
+def test_a_thin_inspiration_loses_its_noise_before_it_is_cut_in_thick_slices(soft):
+    rng = np.random.default_rng(2)
+    lungs = np.zeros((48, 40, 40), np.uint8)
+    lungs[3:-3, 3:-3, 3:-3] = 1
+    plane = gaussian_filter(
+        rng.standard_normal(lungs.shape), (0, 1, 1)
+    )  # alike within slices, not across them
+    thin = Volume((-915 + 30 * plane / plane.std()).astype(np.int16), np.eye(4))
+    thick_grid = thin.grid.with_spacing((3.0, 1.0, 1.0))
+    thick = Volume(np.full(thick_grid.shape, -800, np.int16), thick_grid.affine)
+    labels = thin.like(lungs)
+
+    def breath(role, ct, mask, blur_mm=(0.0, 0.0, 0.0)):
+        return Breath(
+            role, None, ct, ct.grid, SimpleNamespace(lungs=mask), None, Calibration(), None, blur_mm=blur_mm
+        )
+
+    sigma = float(np.sqrt((3.0**2 - 1.0**2) / 12))
+    insp = breath("inspiration", thin, labels, (sigma, 0.0, 0.0))
+    exp = breath("expiration", thick, labels.resample_labels(thick_grid))
+    still = Volume(np.zeros((*thin.shape, 3), np.float32), thin.affine)
+    quality = SimpleNamespace(overall=SimpleNamespace(unseen_percent=0.0))
+    carried = carry_inspiration(still, thin, thick_grid)
+    both = equally_sharp(insp, exp, carried, SimpleNamespace(displacement=still, quality=quality))
+    assert both.insp[both.inside].std() < 0.75 * carried.array[both.inside].std()
+    assert both.insp[both.inside].mean() == pytest.approx(-915, abs=1)
 
 
 def test_each_lung_counts_by_its_size_in_what_lies_below_the_noise_floor():

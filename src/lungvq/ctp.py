@@ -62,7 +62,7 @@ class RegionalMagnitude:
     radius_mm : float
         Of a ball as large as the regions.
     magnitude : LungField
-        g per mL of expiratory lung, not negative, relative to nothing; NaN where it is below the noise floor.
+        g per mL of expiratory lung, not negative, relative to nothing; also where it is below the noise floor.
     below_floor : dict of str to float
         Share of each lung below the noise floor.
     """
@@ -70,6 +70,12 @@ class RegionalMagnitude:
     radius_mm: float
     magnitude: LungField
     below_floor: dict[str, float]
+
+
+def above_noise(change: np.ndarray, standard_error: np.ndarray) -> np.ndarray:
+    """Where a mass change can be told from none: beyond twice its standard error."""
+    sure: np.ndarray = np.abs(change) > NOISE_FLOOR * standard_error
+    return sure
 
 
 def regional_magnitude(
@@ -100,10 +106,10 @@ def regional_magnitude(
     for lung, part in change.items():
         error = standard_error[lung]
         inside = lungs.resample_labels(part.grid).array == LUNGS[lung]
-        sure = np.abs(part.array) > NOISE_FLOOR * error.array
+        sure = above_noise(part.array, error.array)
         below[lung] = 1 - float(sure[inside].mean()) if inside.any() else float("nan")
         solved = _solved(part, error, inside, radius_mm)
-        magnitude[lung] = part.like(np.where(sure, solved, np.nan).astype(np.float32))
+        magnitude[lung] = part.like(solved.astype(np.float32))
     return RegionalMagnitude(radius_mm, magnitude, below)
 
 

@@ -276,7 +276,11 @@ def _shares(
             map_error = shared * ((1 - f) ** 2 * squares[region] + f**2 * rest)
         parts = map_error, outlined, edge**2, kind**2
         found[region.name, f"{name}_fraction_pct"] = _around(100 * f, 100 * sum(parts) ** 0.5 / whole)
-    return _mirrored(found, f"{name}_fraction_pct")
+    found = _mirrored(found, f"{name}_fraction_pct")
+    if name == "perfusion":  # no blood is negative; ventilation can be
+        shares = {key: ends for key, ends in found.items() if key[1] == "perfusion_fraction_pct"}
+        found |= {key: (max(low, 0.0), min(high, 100.0)) for key, (low, high) in shares.items()}
+    return found
 
 
 def _mirrored(

@@ -11,7 +11,7 @@ from lungvq.breath import Breath
 from lungvq.clinical.acceptance import graded
 from lungvq.clinical.prm import prm_map
 from lungvq.clinical.vq import at_one_scale, relative_to_mean, vq_class, vq_log2
-from lungvq.ctp import RegionalMagnitude
+from lungvq.ctp import RegionalMagnitude, above_noise
 from lungvq.findings import Finding, passed
 from lungvq.match import Comparable
 from lungvq.pair import LungTotals
@@ -111,7 +111,7 @@ def make_maps(
         "perfusion": q,
         "perfusion_ctp": on["change"],
         "perfusion_ctp_se": on["change_se"],
-        "perfusion_ctp_magnitude": on["magnitude"],
+        "perfusion_ctp_magnitude": _without(~above_noise(on["change"], on["change_se"]), on["magnitude"]),
         "jacobian": on["jacobian"],
         "jacobian_se": on["jacobian_se"],
         "vq_log2": vq_log2(relative_v, relative_q),

@@ -210,19 +210,26 @@ class Comparable:
 
 
 def equally_sharp(insp: Breath, exp: Breath, insp_on_exp: Volume, registration: Registration) -> Comparable:
-    """Both scans as they can be compared voxel by voxel, one smoothed as `alike` found."""
+    """Both scans as they can be compared voxel by voxel, one smoothed as `alike` found, on its own voxels.
+
+    On the other's, of thicker slices, there would be nothing left to smooth across slices, but all of the noise.
+    """
     inside = exp.anatomy.lungs.array > 0
     if registration.quality.overall.unseen_percent > 0:
         scanned = insp.ct.like(np.ones(insp.ct.shape, np.uint8))
         inside &= scanned.through(registration.displacement, exp.ct.grid, fill=0, nearest=True).array > 0
-    both = []
-    for breath, volume in ((insp, insp_on_exp), (exp, exp.ct)):
-        array = volume.array
-        if any(breath.blur_mm):
-            smooth = blurred_within(array, inside, breath.blur_voxels(volume))
-            array = np.rint(smooth).astype(np.int16)
-        both.append(array)
-    return Comparable(both[0], both[1], inside)
+    if any(insp.blur_mm):
+        insp_on_exp = carry_inspiration(registration.displacement, _smoothed(insp), exp.ct.grid)
+    return Comparable(insp_on_exp.array, _smoothed(exp).array, inside)
+
+
+def _smoothed(breath: Breath) -> Volume:
+    """A scan as smooth as the other, within its lungs."""
+    if not any(breath.blur_mm):
+        return breath.ct
+    lungs = breath.anatomy.lungs.array > 0
+    smooth = blurred_within(breath.ct.array, lungs, breath.blur_voxels(breath.ct))
+    return breath.ct.like(np.rint(smooth).astype(np.int16))
 
 
 def carry_lobes(registration: Registration, lobes_insp: Volume, lungs_exp: Volume) -> Volume:

@@ -45,7 +45,7 @@ class Cost:
 def expected_cost(insp: Volume, exp: Volume) -> Cost:
     """Memory and time to expect, from the size of the scans: a fit to ``lungvq bench pipeline`` on two cores."""
     millions = (np.prod(insp.shape) + np.prod(exp.shape)) / 1e6
-    return Cost(memory_gb=0.9 + 0.015 * float(millions), seconds=31 + 0.27 * float(millions))
+    return Cost(memory_gb=1.0 + 0.019 * float(millions), seconds=31 + 0.27 * float(millions))
 
 
 @dataclass(frozen=True)

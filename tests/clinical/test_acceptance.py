@@ -286,6 +286,24 @@ def test_a_number_rests_on_what_its_method_does():
     assert mark(lung, folded)["qc"].tolist() == ["PASS", "PASS"]
 
 
+def test_what_fails_in_the_registration_or_the_lobes_is_marked_under_every_name(good):
+    apart = changed(good, "registration.both.correlation_after", 0.37)
+    table = pd.concat(
+        [
+            table_of(
+                "both",
+                ["prm_fsad_pct", "ventilation_ml", "laa950_pct"],
+                ["prm@1", "hu_ratio@1", "threshold@1"],
+            ),
+            table_of("right_upper", "perfusion_fraction_pct", ["blood_mass@1"], "lobar_proxy"),
+            table_of("both", "ventilation_between_lobes_pct", ["variance_split@1"]),
+        ]
+    )
+    assert [qc[:4] for qc in mark(table, accept(apart))["qc"]] == ["FAIL", "FAIL", "PASS", "FAIL", "FAIL"]
+    lost = [fail("LOBE_MISSING", "x", touches=("lobes",))]
+    assert [qc[:4] for qc in mark(table, lost)["qc"]] == ["PASS", "PASS", "PASS", "FAIL", "FAIL"]
+
+
 def test_lobes_of_a_lung_that_was_removed_are_not_missing(good):
     gone = {**good.lobe_ml, "LUL": 0.0, "LLL": 0.0}
     found = of(replace(good, lobe_ml=gone, insp=totals(0, 3000, 0.3)), "LOBE_MISSING")

@@ -32,6 +32,9 @@ GEOMETRIC = (
     "vq_log2",
     "vq_class",
 )
+COMPARED = (*GEOMETRIC, "ventilation_hu", "prm")
+"""All that holds one scan against the other, place by place."""
+
 DENSITOMETRIC = (
     "ventilation",
     "ventilation_hu",
@@ -202,7 +205,7 @@ def _breathing(e: Evidence) -> list[Finding]:
             f"volume change between the breath-holds{of}",
             unit="L",
             advice=effort,
-            touches=(*GEOMETRIC, "ventilation_hu", "prm", "trapping"),
+            touches=(*COMPARED, "trapping"),
             high_is_good=True,
         ),
         graded("VOLUME_RATIO", ratio, (0.75, 0.95), "expiratory over inspiratory volume", advice=effort),
@@ -503,7 +506,7 @@ def _registration(e: Evidence) -> list[Finding]:
             what,
             unit=unit,
             advice=advice,
-            touches=GEOMETRIC,
+            touches=COMPARED,
             high_is_good=high_is_good,
         )
         for code, key, limits, what, unit, high_is_good in checks
@@ -519,7 +522,7 @@ def _registration(e: Evidence) -> list[Finding]:
                 (10, 10),
                 f"largest local change of volume (Jacobian {low:.2g} to {high:.2g} in 98 % of the lungs)",
                 advice=advice,
-                touches=GEOMETRIC,
+                touches=COMPARED,
             )
         )
     for lung in LUNGS:
@@ -667,7 +670,9 @@ def mark(metrics: pd.DataFrame, findings: list[Finding] | tuple[Finding, ...]) -
     def state(region: str, metric: str, method: str, zone_def: str) -> str:
         # What befalls a lung befalls its lobes and zones.
         lung = LUNG_OF_LOBE.get(region, region.split("_")[0])
-        concerned = {region, lung, "all", *(["lobes"] if region in LOBES else [])}
+        concerned = {region, lung, "all"}
+        if region in LOBES or zone_def == "lobar_proxy" or metric.endswith("_between_lobes_pct"):
+            concerned.add("lobes")
         concerned.update(rests_on(metric, method, zone_def))
         if region == "both" or _OF_BOTH.search(metric):
             concerned.update(LUNGS)

@@ -43,7 +43,8 @@ _BANDS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 def class_rows(
     tallies: Iterable[tuple[Region, np.ndarray]], prefix: str, method: str, default: int = 1
 ) -> Iterator[Row]:
-    """Share of each class, in % of the voxels that have one, and for V/Q of all that are not normal.
+    """Share of each class, in % of the voxels that have one; for V/Q of all that are not normal, and for PRM how
+    much has none, in % of all voxels.
 
     Parameters
     ----------
@@ -54,6 +55,9 @@ def class_rows(
     """
     for region, counts in tallies:
         whole = float(counts[1:].sum())
+        if prefix == "prm":
+            undefined = percent(counts[0], float(counts.sum()))
+            yield region.row("prm_undefined_pct", undefined, "%", method, default)
         for name, label in _CLASSES[prefix].items():
             yield region.row(f"{prefix}_{name}_pct", percent(counts[label], whole), "%", method, default)
         if prefix == "vq":

@@ -192,20 +192,31 @@ def _in_pieces(regions: Regions, maps: dict[str, Volume]) -> Iterator[Row]:
     thin, every = regions.thinned(_CELLS_THIN_MM)
     points = _points(thin)
     of_lung = {lung: np.flatnonzero(thin.lung == label) for lung, label in LUNGS.items()}
-    cells = {lung: voronoi_cells(points[own], thin.voxel_ml) for lung, own in of_lung.items() if own.size}
+    of_lung["both"] = np.arange(thin.lung.size)
+    cells = _cells(points, thin)
     for name in DEFAULT_METHODS:
         values = thin.row(maps[name].array[every])
         defined = values[np.isfinite(values)]
         low = DEFECT_SHARE * float(defined.mean(dtype=np.float64)) if defined.size else float("nan")
-        told = {lung: cell_summary(values[of_lung[lung]], own, low) for lung, own in cells.items()}
-        if told:
-            told["both"] = CellSummary(*np.mean(list(told.values()), axis=0).tolist())
         for lung in ("both", *LUNGS):
-            summary = told.get(lung, _NO_CELLS)
+            own = of_lung[lung]
+            summary = cell_summary(values[own], cells[own], low) if own.size else _NO_CELLS
             units = {"median": _UNITS[name], "cv": "1", "within_cv": "1", "low_pct": "%"}
             for kind, unit in units.items():
                 value = getattr(summary, kind)
-                yield Region(lung).row(f"{name}_voronoi_{kind}", value, unit, "voronoi20mm@1")
+                yield Region(lung).row(f"{name}_voronoi_{kind}", value, unit, "voronoi20mm@2")
+
+
+def _cells(points: np.ndarray, thin: Regions) -> np.ndarray:
+    """The Voronoi cell of each voxel of the row, numbered through; none holds voxels of both lungs."""
+    cells = np.zeros(len(points), int)
+    count = 0
+    for label in LUNGS.values():
+        own = np.flatnonzero(thin.lung == label)
+        if own.size:
+            cells[own] = count + voronoi_cells(points[own], thin.voxel_ml)
+            count = int(cells[own].max()) + 1
+    return cells
 
 
 def _fractal(regions: Regions, maps: dict[str, Volume]) -> Iterator[Row]:

@@ -38,6 +38,7 @@ VEINS_BELOW_CARINA_MM = 50.0
 """Where the lower pulmonary veins are taken to lie: they are not looked for."""
 
 _PARTS = ("lower", "middle", "upper")
+_LEAST_PIECE = 0.01  # of a lung's voxels: less, in slices apart from the others, is a crumb
 _LEAST_BRONCHUS_MM2, _LEAST_APART_MM, _LEAST_SPLIT_MM = 25.0, 10.0, 15.0
 
 
@@ -179,10 +180,15 @@ def _slice_counts(lungs: Volume) -> np.ndarray:
 
 
 def slices_by_height(counts: np.ndarray) -> np.ndarray:
-    """The zone of each slice in each lung, shape (K, 3), by thirds of height; `counts` as for `zone_table`."""
+    """The zone of each slice in each lung, shape (K, 3), by thirds of height; `counts` as for `zone_table`.
+
+    Crumbs of a mask above or below the lung, apart from it, do not make it taller.
+    """
 
     def third(n: np.ndarray) -> np.ndarray:
-        slices = np.flatnonzero(n)
+        pieces, _ = label(n > 0)
+        held = np.bincount(pieces, weights=n)
+        slices = np.flatnonzero((pieces > 0) & (held[pieces] >= _LEAST_PIECE * n.sum()))
         low, high = slices[0], slices[-1] + 1
         return (np.arange(n.size) + 0.5 - low) * 3 / (high - low)
 
