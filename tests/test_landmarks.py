@@ -280,6 +280,17 @@ def test_exchanged_scans_and_shuffled_rows_are_told(case, fixed):
     assert [f.code for f in result.findings] == ["ROWS_NOT_PAIRS"]
 
 
+@pytest.mark.parametrize(("signs", "axes"), [((-1, -1, 1), "x and y"), ((1, -1, 1), "y")])
+def test_axes_that_point_the_other_way_are_told(tmp_path, fixed, signs, axes):
+    around = grid_around(np.concatenate([fixed, fixed * signs]), 5.0, 20.0)
+    io.write(shifted(around), tmp_path / "displacement.nii.gz")
+    write_csv(tmp_path / "fixed.csv", fixed * signs)
+    write_csv(tmp_path / "moving.csv", (fixed + SHIFT + MISS) * signs)
+    (finding,) = evaluate_landmarks(tmp_path / "fixed.csv", tmp_path / "moving.csv", tmp_path).findings
+    assert finding.code == "POINTS_MIRRORED"
+    assert f"signs of {axes} turned" in finding.message
+
+
 def test_the_command_prints_a_table_or_data_and_writes_each_point(case, fixed):
     options = ["--field", case, "--fixed-points", case / "fixed.csv", "--moving-points", case / "moving.csv"]
     command = ["evaluate-landmarks", *map(str, options)]

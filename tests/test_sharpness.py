@@ -132,7 +132,8 @@ def test_without_even_tissue_nothing_is_told():
         ((-990.0, 68.0), (-995.0, 69.0), None),
         ((-990.0, 68.0), (-995.0, 72.0), "air"),  # a little too much to be blood without contrast medium
         ((-990.0, 45.0), (-995.0, None), "air"),
-        ((-930.0, None), (-995.0, 45.0), "air"),
+        ((-955.0, None), (-995.0, 45.0), "air"),
+        ((-940.0, 45.0), (-995.0, 45.0), "none"),  # too far off to be tracheal air as it is
         ((None, 45.0), (-995.0, 45.0), "none"),
     ],
 )

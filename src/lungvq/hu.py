@@ -14,7 +14,7 @@ BLOOD_HU = 45.0
 OUTSIDE_HU = -1024
 """What a CT shows where nothing was scanned."""
 
-_AIR_RANGE = (-1060.0, -900.0)
+_AIR_RANGE = (-1050.0, -950.0)  # beyond, the check of it fails: not air, or not its true value
 _BLOOD_RANGE = (0.0, 70.0)  # beyond: contrast medium, or not blood
 
 
@@ -44,7 +44,7 @@ def calibrate_hu(air_hu: float | None, blood_hu: float | None) -> Calibration:
     ----------
     air_hu, blood_hu : float or None
         Medians in the eroded tracheal lumen and in the aorta or heart. A value that cannot be what it is
-        taken for (air outside -1060..-900 HU, blood outside 0..70 HU) is not used.
+        taken for (air outside -1050..-950 HU, blood outside 0..70 HU) is not used.
 
     Returns
     -------

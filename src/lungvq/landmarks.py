@@ -333,7 +333,7 @@ def _say_left_out(after: NDArray[np.float64]) -> list[Finding]:
 def _say_wrong_order(
     fixed: NDArray[np.float64], moving: NDArray[np.float64], mapped: NDArray[np.float64], field: Volume
 ) -> list[Finding]:
-    """Fixed and moving exchanged, or rows that are not pairs."""
+    """Fixed and moving exchanged, axes that point the other way, or rows that are not pairs."""
     known = np.isfinite(mapped).all(axis=1)
     after = float(np.median(target_errors(mapped, moving)[known]))
     exchanged = target_errors(moving + field.sample(moving), fixed)
@@ -349,6 +349,22 @@ def _say_wrong_order(
                 advice="Fixed points are those of the expiration scan, moving points those of the inspiration.",
             )
         ]
+    for axes, signs in (("x and y", (-1, -1, 1)), ("x", (-1, 1, 1)), ("y", (1, -1, 1))):
+        turned = target_errors(fixed * signs + field.sample(fixed * signs), moving * signs)
+        there = np.isfinite(turned)
+        other = float(np.median(turned[there])) if there.mean() > _ENOUGH_INSIDE else np.inf
+        if other < _CLEARLY_BETTER * after:
+            return [
+                warn(
+                    "POINTS_MIRRORED",
+                    f"With the signs of {axes} turned the median error would be {other:.1f} mm instead of {after:.1f}"
+                    " mm.",
+                    value=other,
+                    limit=_CLEARLY_BETTER * after,
+                    unit="mm",
+                    advice="Points are taken as LPS mm; RAS has the signs of x and y turned.",
+                )
+            ]
     nearest = float(np.median(KDTree(moving).query(mapped[known])[0]))
     if len(moving) >= 10 and nearest < _CLEARLY_BETTER * after and _typical_gap(moving) < after:
         return [

@@ -154,7 +154,7 @@ def test_what_a_mask_holds_of_padding_is_left_out(scans):
     assert [(lungs == side).sum() for side in (1, 2)] == [144 - 6, 144 - 3]
 
 
-@pytest.mark.parametrize("filled_hu", [-1024, -2000, -3024])
+@pytest.mark.parametrize("filled_hu", [-1000, -1024, -2000, -3024])
 def test_a_mask_largely_on_padding_is_refused(scans, filled_hu):
     hu = scans["exp"].array.copy()
     hu[:, :, 8] = filled_hu  # one of six columns of lung

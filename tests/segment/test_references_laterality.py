@@ -77,8 +77,8 @@ def test_a_heart_on_the_left_supports_and_on_the_right_contradicts(setting):
 def test_a_missing_lung_leaves_the_evidence_weak_and_says_so():
     chest = make_chest(right=False)
     finding = check_laterality(chest.ct, segment(chest.ct).lungs)
-    assert finding.severity is Severity.PASS
-    assert "neither supports nor contradicts" in finding.message
+    assert (finding.code, finding.severity) == ("LATERALITY_UNSURE", "WARN")
+    assert "does not tell which side is which" in finding.message
 
 
 def test_no_lungs_at_all_is_no_evidence():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lungvq.segment._checks import LOBE_SHARES, _check_truncation, check_lobes, check_lungs
+from lungvq.segment._checks import LOBE_SHARES, _check_truncation, _check_upright, check_lobes, check_lungs
 from lungvq.volume import Volume
 
 AFFINE = np.array([[0, 0, 2.5, -100], [0, 2.5, 0, -80], [2.5, 0, 0, 5], [0, 0, 0, 1]])
@@ -169,3 +169,25 @@ def test_lobes_are_held_against_those_of_healthy_people():
     collapsed = check_lobes(lobes(LUL=8, LLL=5, RUL=30, RML=15, RLL=42))
     assert collapsed.severity == "PASS"
     assert "too small to judge" in collapsed.message
+
+
+@pytest.mark.parametrize(("height", "code"), [(0.8, "UPRIGHT"), (0.05, "UPSIDE_DOWN")])
+def test_airways_low_in_the_lungs_are_a_scan_upside_down(height, code):
+    ct, lungs = chest()
+    slices = np.flatnonzero((lungs > 0).any(axis=(1, 2)))
+    middle = int(slices[0] + height * (slices[-1] - slices[0]))
+    airways = np.zeros_like(lungs)
+    airways[max(middle - 3, 0) : middle + 4, 20:30, 40:50] = 1
+    (finding,) = _check_upright(ct, lungs, airways)
+    assert finding.code == code
+    assert finding.touches == (("left", "right", "lobes") if code == "UPSIDE_DOWN" else ())
+    assert _check_upright(ct, lungs, airways * 0) == ()
+
+
+@pytest.mark.parametrize("fill_hu", [-1000, -1024, -2000])
+def test_lungs_that_end_at_slices_of_one_value_are_cut(fill_hu):
+    ct, lungs = chest()
+    hu, kept = ct.array.copy(), lungs.copy()
+    first = np.flatnonzero((lungs > 0).any(axis=(1, 2)))[0] + 4
+    hu[:first], kept[:first] = fill_hu, 0
+    assert _check_truncation(ct.like(hu), kept).severity == "FAIL"

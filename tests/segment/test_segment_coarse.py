@@ -48,7 +48,7 @@ def test_block_means_keep_the_place():
     np.testing.assert_allclose(coarse.array[:, :3, :].ravel(), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("filled_hu", [-1024, -2000, -3024])
+@pytest.mark.parametrize("filled_hu", [-1000, -1024, -2000, -3024])
 def test_padding_does_not_dilute_the_wall_beside_it(filled_hu):
     hu = np.full((4, 6, 6), 40, np.int16)
     hu[:, :, 3:] = filled_hu  # half of the middle blocks, all of the last
@@ -58,6 +58,7 @@ def test_padding_does_not_dilute_the_wall_beside_it(filled_hu):
 
 def test_dark_noise_is_no_padding():
     hu = np.full((4, 4, 4), -1000, np.int16)
+    hu[::2] = -990  # what was scanned varies
     hu[1, 2, 3] = -1300
     assert not padding_of(hu).any()
     hu[1, 2, 3] = -1500

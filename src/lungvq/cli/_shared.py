@@ -6,7 +6,9 @@ import errno
 import functools
 import os
 import re
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -82,6 +84,12 @@ def visible(text: str) -> str:
     return _CONTROL.sub(lambda found: f"[U+{ord(found[0]):04X}]", text)
 
 
+def _terminate_as_interrupted() -> None:
+    """SIGTERM, as batch systems send it, leaves as little behind as Ctrl-C."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -91,6 +99,7 @@ def one_sentence(command: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(command)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        _terminate_as_interrupted()
         try:
             return command(*args, **kwargs)
         except LungvqError as error:

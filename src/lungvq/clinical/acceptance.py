@@ -471,6 +471,7 @@ def _scan(e: Evidence, role: str) -> list[Finding]:
 def _registration(e: Evidence) -> list[Finding]:
     both = e.registration.get("both", {})
     advice = "Look at the flicker figure; maps near misplaced borders are not to be trusted."
+    strangers = "Check that both scans are of one patient: two persons' can look like this."
     checks = (
         (
             "REGISTRATION_DICE",
@@ -505,7 +506,7 @@ def _registration(e: Evidence) -> list[Finding]:
             limits,
             what,
             unit=unit,
-            advice=advice,
+            advice=f"{strangers} {advice}" if key == "correlation_after" else advice,
             touches=COMPARED,
             high_is_good=high_is_good,
         )

@@ -9,7 +9,7 @@ from scipy import ndimage
 from lungvq.anatomy import LEFT, LOBES, LUNG_OF_LOBE, LUNGS, RIGHT
 from lungvq.findings import Finding, fail, passed, warn
 from lungvq.segment._coarse import dilate, erode
-from lungvq.segment.padding import padding_of
+from lungvq.segment.padding import PADDING_HU, padding_of
 from lungvq.volume import Volume, box_around
 
 COLLAPSED_RATIO = 0.25
@@ -24,6 +24,9 @@ SCATTERED_PCT = 5.0
 LOOSE_AIR_ML = 25.0
 LOOSE_AIR_HU = 25.0  # above that of air: emphysema holds some tissue, a pleural space none
 LOOSE_AIR_PLEURA = 0.15  # share of its surface that must lie at the pleura
+
+UPRIGHT = 0.35  # airways' mean height within the lungs: 0.77 to 0.81 in 12 scans, -0.06 to 0.10 upside down
+UPRIGHT_ML = 5.0  # of airways; of less the place says nothing
 
 AIRLESS_ML = 40.0
 AIRLESS_GAP_MM = 18.0  # from the lung's back to the next rib; healthy backs have 2 to 12
@@ -85,6 +88,7 @@ def check_lungs(
         _check_loose_air(sparse, coarse, air_hu),
         _check_airless(sparse, coarse, midline_mm),
         _check_airways(float(airways.sum()) * ct.voxel_ml, sum(ml.values()), has_trachea, leaked),
+        *_check_upright(ct, lungs, airways),
     )
 
 
@@ -144,8 +148,8 @@ def _check_truncation(ct: Volume, lungs: NDArray[np.uint8]) -> Finding:
     largest = [max(float(s.max()), 1.0) for s in sections]
     ends = (("below", "above"), ("in front", "behind"), ("on the right", "on the left"))
     cut = {
-        name: float(section[end]) / most
-        for names, section, most in zip(ends, sections, largest, strict=True)
+        name: _cut_at(ct, section, axis, end) / most
+        for axis, (names, section, most) in enumerate(zip(ends, sections, largest, strict=True))
         for name, end in zip(names, (0, -1), strict=True)
     }
     _, dy, dx = ct.spacing
@@ -173,6 +177,19 @@ def _check_truncation(ct: Volume, lungs: NDArray[np.uint8]) -> Finding:
         touches=("both", "left", "right"),
         **told,
     )
+
+
+def _cut_at(ct: Volume, section: NDArray[np.integer], axis: int, end: int) -> float:
+    """Voxels of the mask in its outermost plane towards one end, if nothing was scanned beyond that; else 0."""
+    planes = np.flatnonzero(section)
+    if not planes.size:
+        return 0.0
+    beyond = int(planes[end]) + (1 if end else -1)
+    if 0 <= beyond < len(section):
+        plane = ct.array.take(beyond, axis)
+        if plane.max() >= PADDING_HU and plane.max() > plane.min():
+            return 0.0
+    return float(section[planes[end]])
 
 
 def _beside_padding(ct: Volume, mask: NDArray[np.bool_]) -> int:
@@ -359,6 +376,29 @@ def _check_opacity(ct: Volume, lungs: NDArray[np.uint8], threshold: float) -> Fi
         value=round(share, 2),
         limit=OPACITY_PCT,
         unit="%",
+    )
+
+
+def _check_upright(ct: Volume, lungs: NDArray[np.uint8], airways: NDArray[np.uint8]) -> tuple[Finding, ...]:
+    """Whether trachea and bronchi lie in the upper part of the lungs' height, as they do in everyone."""
+    held, lung = (np.count_nonzero(mask, axis=(1, 2)) for mask in (airways, lungs))
+    slices = np.flatnonzero(lung)
+    if held.sum() * ct.voxel_ml < UPRIGHT_ML or slices.size < 2:
+        return ()
+    middle = float(held @ np.arange(held.size)) / float(held.sum())
+    height = (middle - slices[0]) / (slices[-1] - slices[0])
+    told = {"value": round(height, 2), "limit": UPRIGHT, "unit": "of the lungs' height"}
+    where = f"Trachea and bronchi lie at {100 * height:.0f} % of the lungs' height"
+    if height >= UPRIGHT:
+        return (passed("UPRIGHT", f"{where}: the scan is upright.", **told),)
+    return (
+        fail(
+            "UPSIDE_DOWN",
+            f"{where}: the scan is upside down, or its header says so.",
+            advice="Check whether the image was flipped, or head and feet exchanged in the header.",
+            touches=("left", "right", "lobes"),
+            **told,
+        ),
     )
 
 

@@ -38,8 +38,9 @@ def check_laterality(ct: Volume, lungs: Volume) -> Finding:
     Returns
     -------
     Finding
-        WARN ``LATERALITY_CONTRADICTED`` if their weighted sum is below -1; else PASS ``LATERALITY``, which
-        says so where the evidence is weak. Situs inversus looks the same as mirrored data.
+        WARN ``LATERALITY_CONTRADICTED`` if their weighted sum is below -1, ``LATERALITY_UNSURE`` where one lung is
+        so small that hardly any witness is left; else PASS ``LATERALITY``, which says so where the evidence is
+        weak. Situs inversus looks the same as mirrored data.
     """
     coarse = coarsen(ct, 3.0)
     labels = lungs.resample_labels(coarse.grid).array
@@ -64,6 +65,15 @@ def check_laterality(ct: Volume, lungs: Volume) -> Finding:
             unit="votes",
             advice="Check whether the image was flipped on the way here; situs inversus looks the same.",
             touches=("left", "right"),
+        )
+    if max(counts) > 0 and "liver" not in votes and abs(total) <= WEAK:
+        return warn(
+            "LATERALITY_UNSURE",
+            f"One lung is much smaller than the other, and the anatomy does not tell which side is which ({said}).",
+            value=total,
+            limit=WEAK,
+            unit="votes",
+            advice="Look whether liver and heart lie on their sides: a mirrored image would pass unseen.",
         )
     strength = "supports" if total > WEAK else "neither supports nor contradicts"
     return passed(

@@ -29,6 +29,8 @@ LEAST_OVERLAP = 0.9
 """Dice of lobes that were given and the lungs found, below which a finding says so."""
 MOST_PADDING = 0.1
 """Share of a mask that may lie where nothing was scanned; it is left out, and the lungs are told to be cut there."""
+MOST_ML = 12_000.0
+"""No lungs hold more."""
 LEAST_ML = 1.0
 """A mask that holds less has no lungs in it."""
 LEAST_LOBE_ML = 20.0
@@ -123,8 +125,8 @@ def check_mask(what: str, mask: Volume) -> None:
     Raises
     ------
     InputError
-        If it is empty, holds less than `LEAST_ML`, or has two sides (`has_sides`) and the middle of its 1 lies to the
-        right of that of its 2: all results would change sides.
+        If it is empty, holds less than `LEAST_ML` or more than `MOST_ML`, or has two sides (`has_sides`) and the
+        middle of its 1 lies to the right of that of its 2: all results would change sides.
     """
     held = np.count_nonzero(mask.array > 0) * mask.voxel_ml
     if held == 0:
@@ -132,6 +134,11 @@ def check_mask(what: str, mask: Volume) -> None:
     if held < LEAST_ML:
         raise InputError(
             f"{what} holds {held:.2g} mL, expected lungs, {LEAST_ML:g} mL or more: check that it is a mask of lungs"
+        )
+    if held > MOST_ML:
+        raise InputError(
+            f"{what} holds {held / 1000:.1f} L, expected lungs, at most {MOST_ML / 1000:g} L: check that its nonzero"
+            " voxels are the lungs, and not all around them"
         )
     if not has_sides(mask):
         return

@@ -14,9 +14,12 @@ PADDING_HU = -1400
 
 
 def columns_beyond(array: NDArray[Any]) -> NDArray[np.bool_]:
-    """Beyond a round field of view: columns of one value below any air; shape (J, I)."""
+    """Beyond a round field of view: columns of one value, as dark as air or darker; shape (J, I).
+
+    Air that was scanned has noise, also where values were cut off at -1000.
+    """
     lowest = array.min(axis=0)
-    beyond: NDArray[np.bool_] = (lowest == array.max(axis=0)) & (lowest < -1010)
+    beyond: NDArray[np.bool_] = (lowest == array.max(axis=0)) & (lowest < -990)
     return beyond
 
 
