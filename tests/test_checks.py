@@ -104,6 +104,7 @@ def test_surfaces_that_do_not_meet(changed, code):
 @pytest.mark.parametrize(("share", "codes"), [(0.029, []), (0.031, ["MASK_CUTS_LUNG_RIGHT"])])
 def test_a_mask_that_ends_within_lung(share, codes):
     assert raised(check_rims({"left": 0.002, "right": share})) == codes
+    assert check_rims({"left": 0.41})[0].severity == "FAIL"
 
 
 @pytest.mark.parametrize(("ml", "codes"), [(0.0, []), (0.004, []), (0.1, ["MASK_ISLANDS"])])

@@ -42,6 +42,12 @@ def small(ct, lungs):
     return ct, shrunk
 
 
+def large(ct, lungs):
+    affine = ct.affine.copy()
+    affine[:3, :3] *= 1.9  # 12.5 L: a spacing of 4.75 mm instead of 2.5
+    return Volume(ct.array, affine), lungs
+
+
 def dense(ct, lungs):
     hu = ct.array.copy()
     hu[:, 20:28][lungs[:, 20:28] > 0] = -100  # 8 of 34 rows
@@ -61,6 +67,7 @@ def narrowed(columns):
     ("change", "trachea", "leaked", "code"),
     [
         (small, True, False, "LUNGS_SMALL"),
+        (large, True, False, "LUNGS_LARGE"),
         (dense, True, False, "LUNG_OPACITY"),
         (narrowed(17), True, False, "LUNG_RATIO"),
         (narrowed(6), True, False, "LUNG_COLLAPSED"),

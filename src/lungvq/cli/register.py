@@ -44,6 +44,7 @@ def register(
     with listening(verbose=verbose, quiet=quiet) as progress:
         progress.stage("starting")
         set_threads(threads)
+        from lungvq.register import MISMATCH_CORRELATION
         from lungvq.single import register_scans
 
         quality = register_scans(
@@ -60,5 +61,10 @@ def register(
         )
     typer.echo(
         f"{output}: mean motion {quality['motion_mean_mm']:.1f} mm, overlap {quality['dice']:.3f},"
-        f" {quality['folded_percent']:.2f} % folded"
+        f" {quality['folded_percent']:.2f} % folded, local correlation {quality['correlation_after']:.2f}"
     )
+    if quality["correlation_after"] < MISMATCH_CORRELATION:
+        typer.echo(
+            f"the lungs hardly match: of one patient they do by {MISMATCH_CORRELATION} and more; check the scans",
+            err=True,
+        )

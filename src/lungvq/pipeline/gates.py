@@ -45,7 +45,10 @@ def check_breathing(insp_ml: float, exp_ml: float, *, allow: bool = False) -> st
     volumes = f"{insp_ml / 1000:.2f} L at inspiration and {exp_ml / 1000:.2f} L at expiration"
     ratio = exp_ml / insp_ml
     if ratio > 1 / NO_BREATHING_RATIO:
-        raise PairError(f"the scans look swapped, the lungs hold {volumes}: exchange --insp and --exp")
+        raise PairError(
+            f"the scans look swapped, the lungs hold {volumes}: exchange --insp and --exp, unless a lung without"
+            " air, or a mask that was given, makes one of them wrong"
+        )
     if ratio <= NO_BREATHING_RATIO:
         return ""
     if not allow:

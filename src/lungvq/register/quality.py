@@ -26,7 +26,7 @@ __all__ = [
 
 SURFACE_OFF_MM = 5.0
 SURFACE_OFF_PCT = 3.0
-AERATED_RIM_PCT = 3.0
+AERATED_RIM_PCT, LARGELY_AERATED_RIM_PCT = 3.0, 40.0
 """Share of the shell outside a mask that looks like lung: at most 0.3 % around whole masks of phantoms and of a real
 pair, 8 to 11 % where a slab of 14 mm was missing."""
 
@@ -261,13 +261,13 @@ def check_rims(aerated: dict[str, float]) -> tuple[Finding, ...]:
     findings = []
     for name, share in aerated.items():
         value = round(100 * share, 2)
-        cut = value > AERATED_RIM_PCT
+        cut, largely = value > AERATED_RIM_PCT, value > LARGELY_AERATED_RIM_PCT
         findings.append(
-            (warn if cut else passed)(
+            (fail if largely else warn if cut else passed)(
                 f"MASK_CUTS_LUNG_{name.upper()}",
                 f"{value:.1f} % of what lies just outside the mask of the {name} lung looks like lung.",
                 value=value,
-                limit=AERATED_RIM_PCT,
+                limit=LARGELY_AERATED_RIM_PCT if largely else AERATED_RIM_PCT,
                 unit="%",
                 advice="The mask may lack a part of the lung: numbers near there are not to be trusted."
                 if cut

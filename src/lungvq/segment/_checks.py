@@ -15,7 +15,7 @@ from lungvq.volume import Volume, box_around
 COLLAPSED_RATIO = 0.25
 ASYMMETRIC_RATIO = 0.55
 MISSING_ML = 8.0
-SMALL_ML = 800.0
+SMALL_ML, LARGE_ML = 800.0, 8500.0
 TRUNCATED_PCT = 1.0
 LARGELY_CUT_PCT = 14.0  # of the cross-section: about 2 % of the volume
 OPACITY_PCT = 15.0
@@ -98,11 +98,12 @@ def _check_sides(ml: dict[str, float]) -> Finding:
     if ml[small] < MISSING_ML:
         return warn(
             "LUNG_MISSING",
-            f"No aerated {small} lung was found; all results describe the {large} lung.",
+            f"Nothing of the {small} lung is in the mask, by its air or as given; all results describe the {large}"
+            " lung.",
             value=ml[small],
             limit=MISSING_ML,
             unit="mL",
-            advice=f"Check for pneumonectomy, complete collapse or effusion on the {small}.",
+            advice=f"Check for pneumonectomy, complete collapse or effusion on the {small}, or the mask given.",
             touches=(small,),
         )
     if ratio < COLLAPSED_RATIO:
@@ -130,6 +131,16 @@ def _check_total(total: float) -> Finding:
             limit=SMALL_ML,
             unit="mL",
             advice="Check that the scan covers both lungs.",
+        )
+    if total > LARGE_ML:
+        return warn(
+            "LUNGS_LARGE",
+            f"Both lungs together hold {total / 1000:.1f} L.",
+            value=total,
+            limit=LARGE_ML,
+            unit="mL",
+            advice="Few people's do: check the spacing of voxels and slices in the header.",
+            touches=("all",),
         )
     return passed(
         "LUNG_VOLUME", f"Both lungs together hold {total:.0f} mL.", value=total, limit=SMALL_ML, unit="mL"
