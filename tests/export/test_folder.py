@@ -109,13 +109,17 @@ def test_a_kill_after_the_manifest_loses_nothing(tmp_path):
     assert not (out / ".lungvq-partial").exists()
 
 
-@pytest.mark.parametrize("change", ["edit", "remove", "add"])
+@pytest.mark.parametrize("change", ["edit", "remove", "add", "say"])
 def test_a_changed_result_is_told_and_made_again_only_when_forced(tmp_path, change):
     out = finished(tmp_path / "out")
     if change == "edit":
         (out / "report.html").write_text("b")
     elif change == "remove":
         (out / "report.html").unlink()
+    elif change == "say":
+        told = (out / "run.json").read_text()
+        assert '"qc": "PASS"' in told
+        (out / "run.json").write_text(told.replace('"qc": "PASS"', '"qc": "WARN"'))
     else:
         (out / "maps" / "stale.nii.gz").write_text("old")
     assert len(verify(out)) == 1

@@ -15,6 +15,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ class RunFolder:
         Parameters
         ----------
         record : dict
-            Plain values for ``run.json``; ``schema`` and ``files`` are added.
+            Plain values for ``run.json``; ``schema``, ``files`` and ``seal`` are added.
         """
         files = {
             path.relative_to(self.stage).as_posix(): {
@@ -114,7 +115,8 @@ class RunFolder:
             for path in sorted(self.stage.rglob("*"))
             if path.is_file()
         }
-        text = json.dumps({"schema": SCHEMA, **record, "files": files}, indent=2, allow_nan=False) + "\n"
+        whole = json.loads(json.dumps({"schema": SCHEMA, **record, "files": files}, allow_nan=False))
+        text = json.dumps({**whole, "seal": _seal(whole)}, indent=2) + "\n"
         with open_atomic(self.stage / MANIFEST) as stream:
             stream.write(text.encode())
         (self.path / MANIFEST).unlink(missing_ok=True)  # from here on the old result is none
@@ -269,6 +271,8 @@ def _differences(path: Path, manifest: dict[str, Any]) -> list[str]:
     listed = manifest.get("files")
     if not isinstance(listed, dict):
         return [f"{MANIFEST} lists no files"]
+    if manifest.get("seal") not in (None, _seal(manifest)):
+        problems.append(f"{MANIFEST} is not as it was written")
     for name, facts in listed.items():
         file = path / name
         if not file.is_file():
@@ -283,6 +287,12 @@ def _differences(path: Path, manifest: dict[str, Any]) -> list[str]:
     }
     problems += [f"{name} is not part of this result" for name in sorted(present - set(listed))]
     return problems
+
+
+def _seal(manifest: dict[str, Any]) -> str:
+    """SHA-256 of all that a manifest says, but for its seal: tells a slip of the hand, not a forger."""
+    said = {name: value for name, value in manifest.items() if name != "seal"}
+    return sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def _manifest_of(path: Path) -> dict[str, Any] | None:

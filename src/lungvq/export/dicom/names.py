@@ -145,6 +145,7 @@ TITLES: dict[str, str] = {
     "prm_fsad": "Functional small airways disease (PRM)",
     "prm_emphysema": "Emphysema (PRM)",
     "prm_emptying_emphysema": "Emptying emphysema (PRM)",
+    "prm_undefined_pct": "Share without a class (PRM)",
 }
 
 
@@ -176,6 +177,7 @@ _SHORTER = {
     "emptying_emphysema": "emptying",
     "emphysema": "emph",
     "correlation": "corr",
+    "prm_undefined": "prm_undef",
     "equal_height_per_lung": "equal_height",
 }
 
