@@ -16,6 +16,7 @@ from lungvq.segment import Anatomy, segment
 from lungvq.segment.laterality import check_laterality
 from lungvq.segment.masks import lungs_from_mask
 from lungvq.segment.references import HuReferences, reference_tissue
+from lungvq.sharpness import blurred_within
 from lungvq.volume import CANONICAL, Box, Grid, Volume, box_around
 
 __all__ = ["Breath", "prepare"]
@@ -72,10 +73,10 @@ class Breath:
         count = np.bincount(self.anatomy.lungs.array.ravel(), minlength=len(LUNGS) + 1)
         return {name: float(count[label]) * self.anatomy.lungs.voxel_ml for name, label in LUNGS.items()}
 
-    def blur_voxels(self, volume: Volume) -> tuple[float, float, float]:
-        """`blur_mm` in voxels of a volume."""
-        z, y, x = (mm / s for mm, s in zip(self.blur_mm, volume.spacing, strict=True))
-        return z, y, x
+    def as_smooth(self, hu: np.ndarray) -> np.ndarray:
+        """CT numbers on the grid of `ct`, float32, smoothed by `blur_mm` within the lungs."""
+        z, y, x = (mm / s for mm, s in zip(self.blur_mm, self.ct.spacing, strict=True))
+        return blurred_within(hu, self.anatomy.lungs.array > 0, (z, y, x))
 
 
 def prepare(scan: Scan, role: str, progress: Progress = SILENT, *, lungs: Volume | None = None) -> Breath:

@@ -16,7 +16,7 @@ from lungvq.pair import MatchedPair
 from lungvq.regional import carry, fill_from_nearest, reaching_out, within
 from lungvq.register import Registration, warp_labels
 from lungvq.segment.padding import without_padding
-from lungvq.sharpness import blurred_within, matching_blur
+from lungvq.sharpness import matching_blur
 from lungvq.volume import Grid, Volume
 from lungvq.wall import LungHu, clear_of_wall
 
@@ -227,9 +227,7 @@ def _smoothed(breath: Breath) -> Volume:
     """A scan as smooth as the other, within its lungs."""
     if not any(breath.blur_mm):
         return breath.ct
-    lungs = breath.anatomy.lungs.array > 0
-    smooth = blurred_within(breath.ct.array, lungs, breath.blur_voxels(breath.ct))
-    return breath.ct.like(np.rint(smooth).astype(np.int16))
+    return breath.ct.like(np.rint(breath.as_smooth(breath.ct.array)).astype(np.int16))
 
 
 def carry_lobes(registration: Registration, lobes_insp: Volume, lungs_exp: Volume) -> Volume:

@@ -127,7 +127,7 @@ def blurred_within(
     ndarray of float32
     """
     if not any(sigma_voxels):
-        return hu.astype(np.float32)
+        return hu.astype(np.float32, copy=False)
     sigma = [max(s, 1e-3) for s in sigma_voxels]
     weight = inside.astype(np.float32)
     above, below = blur(hu.astype(np.float32) * weight, sigma), blur(weight, sigma)

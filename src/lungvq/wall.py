@@ -17,7 +17,6 @@ from lungvq.breath import Breath
 from lungvq.hu import density
 from lungvq.pair import LungTotals
 from lungvq.regional import Neighbourhoods, carry, reaching_out, within
-from lungvq.sharpness import blurred_within
 from lungvq.volume import Volume, box_around
 
 __all__ = ["LungHu", "clear_of_wall", "lung_hu", "wall_reach"]
@@ -62,9 +61,7 @@ def lung_hu(breath: Breath, spacing: Sequence[float], wall_mm: float) -> LungHu:
     """
     grid = breath.ct.grid.with_spacing([max(a, b) for a, b in zip(breath.ct.spacing, spacing, strict=True)])
     mask = (breath.anatomy.lungs.array > 0).astype(np.float32)
-    scanned = breath.calibrate(breath.ct.array)
-    if any(breath.blur_mm):
-        scanned = blurred_within(scanned, mask > 0, breath.blur_voxels(breath.ct))
+    scanned = breath.as_smooth(breath.calibrate(breath.ct.array))
     above, below = (breath.ct.like(part).resample(grid, fill=0.0).array for part in (scanned * mask, mask))
     lungs = breath.anatomy.lungs.resample_labels(grid)
     mean = np.full(above.shape, np.nan, np.float32)

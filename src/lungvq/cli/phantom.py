@@ -49,15 +49,13 @@ def phantom(
         made = make_phantom(case, seed=seed, spacing=spacing, progress=progress)
         names = ["truth", *(["dicom"] if dicom else ["insp.nii.gz", "exp.nii.gz"])]
         if modalities:
-            from lungvq.phantom.modalities import IMAGES
+            from lungvq.phantom.modalities import IMAGES, make_modalities, write_modalities
 
             names += [f"{name}.nii.gz" for name in IMAGES]
         with staged(output, tuple(names)) as folder:
             progress.stage("writing the files")
             write_phantom(made, folder, dicom=dicom)
             if modalities:
-                from lungvq.phantom.modalities import make_modalities, write_modalities
-
                 progress.stage("imaging with SPECT and dual-energy CT")
                 images = make_modalities(made, seed=seed)
                 write_modalities(images, folder)

@@ -327,7 +327,10 @@ _USUAL_KVP = (100.0, 120.0)
 
 
 class _Check(NamedTuple):
-    """One value of a scan and its limits; `what` may name the air's CT number as ``{air}``."""
+    """One value of a scan, or of a lung in the registration, and its limits.
+
+    `what` may name the air's CT number as ``{air}``.
+    """
 
     code: str
     value: Callable[[Evidence, str], float | None]
@@ -337,6 +340,19 @@ class _Check(NamedTuple):
     advice: str
     touches: tuple[str, ...]
     high_is_good: bool = False
+
+    def held(self, code: str, value: float, what: str) -> Finding:
+        """The value against the limits, under a code and in words that say whose it is."""
+        return graded(
+            code,
+            value,
+            self.limits,
+            what,
+            unit=self.unit,
+            advice=self.advice,
+            touches=self.touches,
+            high_is_good=self.high_is_good,
+        )
 
 
 _THINNER = "Reconstruct thinner slices: fissures, small vessels and PRM need them."
@@ -452,15 +468,10 @@ _SCAN_CHECKS = (
 def _scan(e: Evidence, role: str) -> list[Finding]:
     """Every check of one scan whose value is known."""
     findings = [
-        graded(
+        check.held(
             f"{check.code}_{_SUFFIX[role]}",
             value,
-            check.limits,
             f"{check.what.format(air=e.air_hu.get(role) or 0)} in the {role} scan",
-            unit=check.unit,
-            advice=check.advice,
-            touches=check.touches,
-            high_is_good=check.high_is_good,
         )
         for check in _SCAN_CHECKS
         if (value := check.value(e, role)) is not None
@@ -468,67 +479,78 @@ def _scan(e: Evidence, role: str) -> list[Finding]:
     return [*findings, *_kernel(e, role), *_voltage(e, role)]
 
 
+def _registered(e: Evidence, part: str, key: str) -> float | None:
+    """What the registration says of both lungs or one, where it says a number."""
+    value = e.registration.get(part, {}).get(key, np.nan)
+    return float(value) if np.isfinite(value) else None
+
+
+_LOOK = "Look at the flicker figure; maps near misplaced borders are not to be trusted."
+
+_REGISTRATION_CHECKS = (
+    _Check(
+        "REGISTRATION_DICE",
+        lambda e, part: _registered(e, part, "dice"),
+        (0.97, 0.95),
+        "overlap (Dice) of the lungs after registration",
+        "",
+        _LOOK,
+        COMPARED,
+        high_is_good=True,
+    ),
+    _Check(
+        "REGISTRATION_SURFACE",
+        lambda e, part: _registered(e, part, "surface_mean_mm"),
+        (2.0, 3.0),
+        "mean distance of lung surfaces",
+        "mm",
+        _LOOK,
+        COMPARED,
+    ),
+    _Check(
+        "REGISTRATION_CORRELATION",
+        lambda e, part: _registered(e, part, "correlation_after"),
+        (0.5, MISMATCH_CORRELATION),
+        "local correlation of the scans after registration",
+        "",
+        f"Check that both scans are of one patient: two persons' can look like this. {_LOOK}",
+        COMPARED,
+        high_is_good=True,
+    ),
+    _Check(
+        "REGISTRATION_FOLDING",
+        lambda e, part: _registered(e, part, "folded_percent"),
+        (0.1, 1.0),
+        "folded share of the lungs",
+        "%",
+        _LOOK,
+        COMPARED,
+    ),
+)
+
+
 def _registration(e: Evidence) -> list[Finding]:
-    both = e.registration.get("both", {})
-    advice = "Look at the flicker figure; maps near misplaced borders are not to be trusted."
-    strangers = "Check that both scans are of one patient: two persons' can look like this."
-    checks = (
-        (
-            "REGISTRATION_DICE",
-            "dice",
-            (0.97, 0.95),
-            "overlap (Dice) of the lungs after registration",
-            "",
-            True,
-        ),
-        (
-            "REGISTRATION_SURFACE",
-            "surface_mean_mm",
-            (2.0, 3.0),
-            "mean distance of lung surfaces",
-            "mm",
-            False,
-        ),
-        (
-            "REGISTRATION_CORRELATION",
-            "correlation_after",
-            (0.5, MISMATCH_CORRELATION),
-            "local correlation of the scans after registration",
-            "",
-            True,
-        ),
-        ("REGISTRATION_FOLDING", "folded_percent", (0.1, 1.0), "folded share of the lungs", "%", False),
-    )
     findings = [
-        graded(
-            code,
-            both[key],
-            limits,
-            what,
-            unit=unit,
-            advice=f"{strangers} {advice}" if key == "correlation_after" else advice,
-            touches=COMPARED,
-            high_is_good=high_is_good,
-        )
-        for code, key, limits, what, unit, high_is_good in checks
-        if np.isfinite(both.get(key, np.nan))
+        check.held(check.code, value, check.what)
+        for check in _REGISTRATION_CHECKS
+        if (value := check.value(e, "both")) is not None
     ]
     # Where an extreme percentile of the Jacobian is tenfold, up or down, tissue cannot have done it.
-    low, high = both.get("jacobian_p1", np.nan), both.get("jacobian_p99", np.nan)
-    if np.isfinite(low) and np.isfinite(high):
+    low, high = (_registered(e, "both", key) for key in ("jacobian_p1", "jacobian_p99"))
+    if low is not None and high is not None:
         findings.append(
             graded(
                 "REGISTRATION_JACOBIAN",
                 max(high, 1 / low) if low > 0 else float("inf"),
                 (10, 10),
                 f"largest local change of volume (Jacobian {low:.2g} to {high:.2g} in 98 % of the lungs)",
-                advice=advice,
+                advice=_LOOK,
                 touches=COMPARED,
             )
         )
     for lung in LUNGS:
-        closure = e.registration.get(lung, {}).get("closure", np.nan)
-        if np.isfinite(closure):
+        closure = _registered(e, lung, "closure")
+        if closure is not None:
             findings.append(
                 graded(
                     f"VOLUME_CLOSURE_{lung.upper()}",
@@ -537,7 +559,7 @@ def _registration(e: Evidence) -> list[Finding]:
                     f"difference between the summed Jacobian and the inspiratory volume of the {lung} lung,"
                     " before it was closed,",
                     unit="%",
-                    advice=advice,
+                    advice=_LOOK,
                     touches=(lung,),
                 )
             )

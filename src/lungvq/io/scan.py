@@ -184,17 +184,14 @@ def without_zero_fill(hu: NDArray[np.int16]) -> tuple[NDArray[np.int16], tuple[F
         The same array where nothing was filled.
     findings : tuple of Finding
     """
-    corners = [tuple(at) for at in product(*((slice(0, 3), slice(-3, None)) for _ in range(3)))]
+    corners = product((slice(0, 3), slice(-3, None)), repeat=3)
     reached = [corner for corner in corners if not hu[corner].any()]
     if not reached:
         return hu, ()
     zero = hu == 0
     flat = np.zeros_like(zero)
-    for shape in (
-        (1, 3, 3),
-        (3, 1, 3),
-        (3, 3, 1),
-    ):  # even the edge of a wedge is wide along the image's border
+    # In planes, as even the edge of a wedge is wide along the image's border.
+    for shape in ((1, 3, 3), (3, 1, 3), (3, 3, 1)):
         plane = np.ones(shape, bool)
         flat |= binary_dilation(binary_erosion(zero, plane, border_value=1), plane) & zero
     labels, _ = label(flat, np.ones((3, 3, 3), bool))

@@ -90,9 +90,8 @@ def reference_tissue(ct: Volume, anatomy: Anatomy) -> HuReferences:
         noise = _robust_sd(blood)
     elif air_ml >= MIN_AIR_ML and np.ptp(np.percentile(air, (5, 50))) > 1:  # not clipped at -1000 or -1024
         noise = _robust_sd(air)
-    ends_above = (
-        blood_hu is not None and ct.array.max() <= blood_hu
-    )  # bone is denser, unless values end there
+    # Bone is denser than blood, unless values end there.
+    ends_above = blood_hu is not None and ct.array.max() <= blood_hu
     noise = None if ends_above else noise
     # With noise a median has voxels on both sides of it, unless values end there.
     ends_below = air_hu is not None and air_hu > CLIPPED_HU and air.min() >= air_hu
