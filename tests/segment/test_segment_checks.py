@@ -48,6 +48,19 @@ def large(ct, lungs):
     return Volume(ct.array, affine), lungs
 
 
+def long(ct, lungs):
+    affine = ct.affine.copy()
+    affine[:3, 0] *= 2  # slices 5 mm apart instead of 2.5
+    return Volume(ct.array, affine), lungs
+
+
+def flat(ct, lungs):
+    affine = ct.affine.copy()
+    affine[:3, 0] *= 0.45
+    affine[:3, 1:3] *= 1.4
+    return Volume(ct.array, affine), lungs
+
+
 def dense(ct, lungs):
     hu = ct.array.copy()
     hu[:, 20:28][lungs[:, 20:28] > 0] = -100  # 8 of 34 rows
@@ -68,6 +81,8 @@ def narrowed(columns):
     [
         (small, True, False, "LUNGS_SMALL"),
         (large, True, False, "LUNGS_LARGE"),
+        (long, True, False, "LUNG_PROPORTION"),
+        (flat, True, False, "LUNG_PROPORTION"),
         (dense, True, False, "LUNG_OPACITY"),
         (narrowed(17), True, False, "LUNG_RATIO"),
         (narrowed(6), True, False, "LUNG_COLLAPSED"),

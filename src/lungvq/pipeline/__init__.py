@@ -36,6 +36,7 @@ from lungvq.result import MAPS, CaseResult
 from lungvq.segment.given import Given, place_lobes
 from lungvq.segment.lobes import Lobes
 from lungvq.segment.vessels import small_vessels, vessel_sizes
+from lungvq.spine import compare_spines, spine_findings
 from lungvq.volume import Volume
 from lungvq.wall import LungHu
 
@@ -99,6 +100,7 @@ def analyse(
     with clock.stage("placing the lobes"):
         lobes = place_lobes(inspired.ct, inspired.anatomy, given)
     with clock.stage("registering inspiration to expiration"):
+        spines = compare_spines(expired.ct, inspired.ct)
         pair = _linked(inspired, expired, lobes, options.registration, progress)
     with clock.stage("estimating ventilation and perfusion"):
         down = down_of(str(exp.facts.get("patient_position") or ""))
@@ -117,6 +119,7 @@ def analyse(
             *expired.findings,
             basis,
             sharpness,
+            *spine_findings(spines),
             *lobes.findings,
             *pair.registration.quality.findings,
             *accept(evidence(pair, estimated, result)),

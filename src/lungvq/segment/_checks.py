@@ -17,6 +17,7 @@ ASYMMETRIC_RATIO = 0.55
 MISSING_ML = 8.0
 SMALL_ML, LARGE_ML = 800.0, 8500.0
 TRUNCATED_PCT = 1.0
+TALL_AS_DEEP = 0.6, 2.1  # of 100 people 0.72 to 1.73, by the affines of annotated fissure points
 LARGELY_CUT_PCT = 14.0  # of the cross-section: about 2 % of the volume
 OPACITY_PCT = 15.0
 HOLES_PCT = 1.0
@@ -82,6 +83,7 @@ def check_lungs(
     return (
         _check_sides(ml),
         _check_total(sum(ml.values())),
+        _check_proportion(sparse, coarse),
         _check_truncation(ct, lungs),
         _check_shape(sparse, coarse),
         _check_opacity(ct, lungs, threshold),
@@ -144,6 +146,31 @@ def _check_total(total: float) -> Finding:
         )
     return passed(
         "LUNG_VOLUME", f"Both lungs together hold {total:.0f} mL.", value=total, limit=SMALL_ML, unit="mL"
+    )
+
+
+def _check_proportion(lungs: NDArray[np.uint8], coarse: Volume) -> Finding:
+    """Whether the larger lung is as tall for its depth as lungs are: a spacing read wrongly makes it flat or long."""
+    larger = lungs == 1 + int(np.argmax(np.bincount(lungs.ravel(), minlength=3)[1:3]))
+    if not larger.any():
+        return passed("LUNG_PROPORTION", "The lungs are too small to judge their proportions.")
+    (z0, z1), (y0, y1) = (
+        np.quantile(np.repeat(np.arange(larger.shape[a]), larger.sum(axis=others)), (0.002, 0.998))
+        for a, others in ((0, (1, 2)), (1, (0, 2)))
+    )
+    height, depth = ((z1 - z0 + 1) * coarse.spacing[0], (y1 - y0 + 1) * coarse.spacing[1])
+    ratio = float(height / depth)
+    low, high = TALL_AS_DEEP
+    told = f"The larger lung is {height:.0f} mm tall and {depth:.0f} mm deep."
+    details = {"value": round(ratio, 2), "limit": low if ratio < low else high, "unit": "height/depth"}
+    if low <= ratio <= high:
+        return passed("LUNG_PROPORTION", told, **details)
+    return warn(
+        "LUNG_PROPORTION",
+        f"{told} Few people's is.",
+        advice="Check that the scan covers the lungs, and the spacing of voxels and slices in the header.",
+        touches=("all",),
+        **details,
     )
 
 
