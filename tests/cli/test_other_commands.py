@@ -132,3 +132,11 @@ def test_phantom_leaves_its_truth_and_never_overwrites(lungvq, tmp_path):
     assert "\npe: " in listed.stdout
     assert "-o" in lungvq("phantom", "-q").stderr
     assert not (tmp_path / "p" / ".lungvq-partial").exists()
+
+
+@pytest.mark.parametrize("empty", [("--insp", ""), ("--insp=",), ("",)])
+def test_an_empty_argument_is_not_the_current_folder(lungvq, pair, tmp_path, empty):
+    done = lungvq("run", *empty, "--exp", pair[1], "-o", tmp_path / "out")
+    assert done.returncode == 2
+    assert "an argument is empty" in done.stderr
+    assert not (tmp_path / "out").exists()

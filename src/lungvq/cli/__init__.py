@@ -5,6 +5,8 @@ Heavy imports wait inside the commands, so that ``lungvq --help`` answers at onc
 
 from __future__ import annotations
 
+import sys
+
 import typer
 
 from lungvq.cli.bench import bench
@@ -66,4 +68,8 @@ def _version(
 
 def main() -> None:
     """Entry point of the ``lungvq`` command."""
+    if any(not a or (a.startswith("--") and a.endswith("=")) for a in sys.argv[1:]):
+        # An empty path would be the current folder: whatever lies there is not what was meant.
+        typer.echo("lungvq: an argument is empty; is a variable of your shell not set?", err=True)
+        raise SystemExit(2)
     app()
