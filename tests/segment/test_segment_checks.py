@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from lungvq.errors import InputError
+from lungvq.segment import _refuse_immense
 from lungvq.segment._checks import LOBE_SHARES, _check_truncation, _check_upright, check_lobes, check_lungs
 from lungvq.volume import Volume
 
@@ -213,3 +215,10 @@ def test_lungs_that_end_at_slices_of_one_value_are_cut(fill_hu):
     first = np.flatnonzero((lungs > 0).any(axis=(1, 2)))[0] + 4
     hu[:first], kept[:first] = fill_hu, 0
     assert _check_truncation(ct.like(hu), kept).severity == "FAIL"
+
+
+def test_more_lung_than_anyone_has_is_refused_with_what_air_reads():
+    lungs = Volume(np.ones((60, 60, 60), np.uint8), np.diag([4.0, 4.0, 4.0, 1.0]))  # 13.8 L
+    with pytest.raises(InputError, match=r"13\.8 L.*darkest air reads -900 HU"):
+        _refuse_immense(lungs, lungs.like(np.full(lungs.shape, -900.0, np.float32)))
+    _refuse_immense(lungs.like(np.zeros_like(lungs.array)), lungs)

@@ -10,7 +10,7 @@ from lungvq.anatomy import LEFT, LUNGS, RIGHT
 from lungvq.errors import InputError
 from lungvq.findings import Finding
 from lungvq.progress import SILENT, Progress
-from lungvq.segment._checks import check_lungs
+from lungvq.segment._checks import MOST_ML, check_lungs
 from lungvq.segment._coarse import coarsen
 from lungvq.segment.airways import find_trachea, follow_bronchi, grow_airways
 from lungvq.segment.lungs import (
@@ -76,7 +76,7 @@ def segment(ct: Volume, *, lungs: Volume | None = None, progress: Progress = SIL
     Raises
     ------
     InputError
-        If the scan shows no lungs.
+        If the scan shows no lungs, or more than anyone has.
     """
     if min(ct.shape) < 8:
         raise InputError(
@@ -102,6 +102,7 @@ def segment(ct: Volume, *, lungs: Volume | None = None, progress: Progress = SIL
         progress.stage("finding the lungs")
         closed = coarse.like(find_lungs(coarse, body, coarse_airways, threshold))
         barred = around_airways(coarse, coarse_airways) & (closed.array == 0)
+        _refuse_immense(closed, coarse)
         lungs = ct.like(refine_surface(ct, closed, barred, threshold))
 
     progress.stage("following the bronchi")
@@ -126,3 +127,14 @@ def segment(ct: Volume, *, lungs: Volume | None = None, progress: Progress = SIL
     )
     findings = (*findings, check_bronchi(bronchi))
     return Anatomy(lungs, ct.like(airways), ct.like(vessels), findings, bronchi)
+
+
+def _refuse_immense(lungs: Volume, coarse: Volume) -> None:
+    """Stop where air around the body passes for lung, or voxels are far larger than they were."""
+    held = np.count_nonzero(lungs.array) * lungs.voxel_ml
+    if held > MOST_ML:
+        air = float(np.percentile(coarse.array, 1))
+        raise InputError(
+            f"what looks like lung holds {held / 1000:.1f} L, and no lungs do: check the voxel sizes in the header,"
+            f" and that values are HU (the darkest air reads {air:.0f} HU, and should read about -1000)"
+        )

@@ -16,6 +16,8 @@ COLLAPSED_RATIO = 0.25
 ASYMMETRIC_RATIO = 0.55
 MISSING_ML = 8.0
 SMALL_ML, LARGE_ML = 800.0, 8500.0
+MOST_ML = 12_000.0
+"""No lungs hold more."""
 TRUNCATED_PCT = 1.0
 TALL_AS_DEEP = 0.6, 2.1  # of 100 people 0.72 to 1.73, by the affines of annotated fissure points
 LARGELY_CUT_PCT = 14.0  # of the cross-section: about 2 % of the volume

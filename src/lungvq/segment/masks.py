@@ -11,6 +11,7 @@ from scipy.ndimage import distance_transform_edt, label
 from lungvq.anatomy import LEFT, LOBES, LUNG_OF_LOBE_LABEL, RIGHT
 from lungvq.errors import GeometryError, InputError, UsageError
 from lungvq.findings import Finding, passed, warn
+from lungvq.segment._checks import MOST_ML
 from lungvq.segment._coarse import coarsen
 from lungvq.segment.lungs import COARSE_MM, find_body, part_by_side
 from lungvq.segment.padding import padding_of
@@ -29,8 +30,6 @@ LEAST_OVERLAP = 0.9
 """Dice of lobes that were given and the lungs found, below which a finding says so."""
 MOST_PADDING = 0.1
 """Share of a mask that may lie where nothing was scanned; it is left out, and the lungs are told to be cut there."""
-MOST_ML = 12_000.0
-"""No lungs hold more."""
 LEAST_ML = 1.0
 """A mask that holds less has no lungs in it."""
 LEAST_LOBE_ML = 20.0
