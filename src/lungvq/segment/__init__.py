@@ -102,8 +102,8 @@ def segment(ct: Volume, *, lungs: Volume | None = None, progress: Progress = SIL
         progress.stage("finding the lungs")
         closed = coarse.like(find_lungs(coarse, body, coarse_airways, threshold))
         barred = around_airways(coarse, coarse_airways) & (closed.array == 0)
-        _refuse_immense(closed, coarse)
         lungs = ct.like(refine_surface(ct, closed, barred, threshold))
+        _refuse_immense(lungs, coarse)
 
     progress.stage("following the bronchi")
     bronchi = LobarBronchi()
