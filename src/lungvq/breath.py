@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from lungvq.anatomy import LUNGS
+from lungvq.errors import InputError
 from lungvq.findings import Finding
 from lungvq.hu import Calibration, calibrate_hu
 from lungvq.io import Scan
@@ -87,11 +88,14 @@ def prepare(scan: Scan, role: str, progress: Progress = SILENT, *, lungs: Volume
     Raises
     ------
     InputError
-        If there are no lungs in it.
+        If there are no lungs in it, or more than anyone has; says in which scan.
     """
     ct = scan.volume.reorient(CANONICAL)
     known = None if lungs is None else lungs_from_mask(lungs.reorient(CANONICAL), ct)
-    anatomy = segment(ct, lungs=known, progress=progress)
+    try:
+        anatomy = segment(ct, lungs=known, progress=progress)
+    except InputError as error:
+        raise InputError(f"the {role} scan ({scan.path}): {error}") from error
     references = reference_tissue(ct, anatomy)
     laterality = check_laterality(ct, anatomy.lungs)
     margin = [int(np.ceil(_MARGIN_MM / spacing)) for spacing in ct.spacing]

@@ -100,7 +100,7 @@ def analyse(
     with clock.stage("placing the lobes"):
         lobes = place_lobes(inspired.ct, inspired.anatomy, given)
     with clock.stage("registering inspiration to expiration"):
-        spines = compare_spines(expired.ct, inspired.ct)
+        spines = compare_spines(exp.volume, insp.volume)
         pair = _linked(inspired, expired, lobes, options.registration, progress)
     with clock.stage("estimating ventilation and perfusion"):
         down = down_of(str(exp.facts.get("patient_position") or ""))
