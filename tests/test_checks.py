@@ -139,8 +139,19 @@ def test_parts_that_do_not_add_up(off, codes):
         "RML": 0.2,
         "RLL": 1,
     }
-    result = SimpleNamespace(lungs_exp=lungs, metric=lambda region, metric: parts[region])
+    result = SimpleNamespace(lungs_exp=lungs, registration={}, metric=lambda region, metric: parts[region])
     assert raised([check_sums(result)]) == codes
+
+
+def test_lobes_that_do_not_add_up_fail_the_lobes_alone():
+    lungs = Volume(np.ones((5, 10, 10), np.uint8), AFFINE)  # 4 mL
+    parts = {"both": 4.0, "left": 1.8, "right": 2.2, "LUL": 0.9, "LLL": 0.5, "RUL": 1, "RML": 0.2, "RLL": 1}
+    result = SimpleNamespace(lungs_exp=lungs, registration={}, metric=lambda region, metric: parts[region])
+    finding = check_sums(result)
+    assert (finding.severity, finding.touches) == ("FAIL", ("lobes",))
+    assert "do not add up: the lobes to the lungs by 10 %" in finding.message
+    only_right = SimpleNamespace(**{**vars(result), "registration": {"right": {}, "both": {}}})
+    assert check_sums(only_right).severity == "PASS"
 
 
 def test_what_was_allowed_by_request():

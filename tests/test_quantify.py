@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from lungvq.anatomy import LOBES, LUNG_OF_LOBE, PRM_CLASSES, REGIONS, ZONES
+from lungvq.clinical.vq import at_one_scale, relative_to_mean
 from lungvq.hu import Calibration
 from lungvq.methods import METHODS, METRICS
 from lungvq.quantify import COLUMNS, ZONE_DEFS, BreathHold, cv, iqr_over_mean, quantify, zones_by_height
@@ -411,3 +412,18 @@ def test_a_ratio_of_exactly_one_half_or_two_is_neither_below_nor_above(case):
     q.ravel()[inside] = np.where(np.arange(inside.size) < third, 2.2, 0.4)
     shares = [value(count(case), "both", f"vq_ratio_{name}_pct") for name in ("low", "even", "high")]
     assert shares == pytest.approx([100 / 3, 0, 200 / 3])
+
+
+def test_vq_numbers_are_of_the_map_where_ventilation_and_perfusion_are_of_unlike_scales(case):
+    lungs, lobes, maps = case
+    rng = np.random.default_rng(5)
+    for name in ("ventilation", "perfusion"):
+        maps[name].array[lungs.array > 0] = rng.uniform(0.1, 1, np.count_nonzero(lungs.array))
+    sigmas = 3.0, 8.0
+    both = breath(lungs, lobes, -700)
+    v, q = relative_to_mean(*at_one_scale(maps["ventilation"].array, maps["perfusion"].array, lungs, sigmas))
+    ratio = (np.maximum(v, 0.05) / np.maximum(q, 0.05))[lungs.array > 0]
+    low = 100 * (ratio < 0.5).mean()
+    table = quantify("c", both, both, maps, sigmas_mm=sigmas)
+    assert value(table, "both", "vq_ratio_low_pct") == pytest.approx(low, abs=1e-3)
+    assert abs(value(quantify("c", both, both, maps), "both", "vq_ratio_low_pct") - low) > 3

@@ -173,8 +173,10 @@ def test_what_the_inspiration_does_not_show_is_not_compared(soft):
     insp = replace(exp, role="inspiration", ct=ct.crop((slice(4, None), slice(None), slice(None))))
     still = Volume(np.zeros((*ct.shape, 3), np.float32), ct.affine)
 
-    def compared(unseen):
-        quality = SimpleNamespace(overall=SimpleNamespace(unseen_percent=unseen))
+    def compared(unseen, registered=("left", "right")):
+        quality = SimpleNamespace(
+            overall=SimpleNamespace(unseen_percent=unseen), lungs=dict.fromkeys(registered)
+        )
         return equally_sharp(insp, exp, ct, SimpleNamespace(displacement=still, quality=quality)).inside
 
     inside = lungs.array > 0
@@ -182,6 +184,7 @@ def test_what_the_inspiration_does_not_show_is_not_compared(soft):
     assert (compared(0.0) == inside).all()
     assert not compared(3.0)[:4].any()
     assert (compared(3.0)[4:] == inside[4:]).all()
+    assert (compared(0.0, ("right",)) == (lungs.array == 2)).all()  # of the other nothing is known
 
 
 def test_a_thin_inspiration_loses_its_noise_before_it_is_cut_in_thick_slices(soft):
@@ -205,7 +208,7 @@ def test_a_thin_inspiration_loses_its_noise_before_it_is_cut_in_thick_slices(sof
     insp = breath("inspiration", thin, labels, (sigma, 0.0, 0.0))
     exp = breath("expiration", thick, labels.resample_labels(thick_grid))
     still = Volume(np.zeros((*thin.shape, 3), np.float32), thin.affine)
-    quality = SimpleNamespace(overall=SimpleNamespace(unseen_percent=0.0))
+    quality = SimpleNamespace(overall=SimpleNamespace(unseen_percent=0.0), lungs={"left": None})
     carried = carry_inspiration(still, thin, thick_grid)
     both = equally_sharp(insp, exp, carried, SimpleNamespace(displacement=still, quality=quality))
     assert both.insp[both.inside].std() < 0.75 * carried.array[both.inside].std()

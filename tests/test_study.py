@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from datetime import datetime
 
 import numpy as np
 import pytest
@@ -110,6 +111,8 @@ def test_scans_far_apart_in_time_or_making_are_warned_about():
     assert all(f.severity is Severity.PASS for f in agreement(facts, soon))
     assert agreement({}, facts) == ()
     assert scan_time({"acquisition_datetime": "20260115101500.25+0100"}) == scan_time(facts)
+    assert scan_time({"study_date": "20260115", "study_time": "1015"}) == scan_time(facts)  # no 10:01:05
+    assert scan_time({"study_date": "20260115", "study_time": "10"}) == datetime(2026, 1, 15, 10)
 
 
 # --- one series -------------------------------------------------------------------------------------------

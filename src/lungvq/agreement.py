@@ -91,6 +91,9 @@ def check_same_patient(insp: Who, exp: Who) -> None:
         )
 
 
+_CLOCKS = {6: "%H%M%S", 4: "%H%M", 2: "%H"}
+
+
 def scan_time(facts: Mapping[str, Any]) -> datetime | None:
     """When a series was acquired, from the most precise of what its header tells.
 
@@ -105,9 +108,11 @@ def scan_time(facts: Mapping[str, Any]) -> datetime | None:
         date = facts.get(f"{event}_date") or facts.get("study_date")
         pairs.append((str(date or ""), str(facts.get(f"{event}_time") or "")))
     for date, time in pairs:
+        # DICOM lets go of seconds, and of minutes: without the length, 1015 would be read as 10:01:05.
+        clock = time.split(".")[0].split("+")[0].split("-")[0]
         try:
-            return datetime.strptime(date + time.split(".")[0].split("+")[0][:6], "%Y%m%d%H%M%S")
-        except ValueError:
+            return datetime.strptime(date + clock, "%Y%m%d" + _CLOCKS[len(clock)])
+        except (ValueError, KeyError):
             continue
     return None
 

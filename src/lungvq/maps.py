@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from lungvq.anatomy import LUNGS
 from lungvq.breath import Breath
 from lungvq.clinical.acceptance import graded
 from lungvq.clinical.prm import prm_map
@@ -79,7 +78,7 @@ def make_maps(
             "change": perfusion.change,
             "change_se": perfusion.change_se,
             "magnitude": perfusion.magnitude.magnitude,
-            "confidence": dict.fromkeys(LUNGS, reaching_out(confidence)),
+            "confidence": dict.fromkeys(ventilation.jacobian, reaching_out(confidence)),
         }
     )
 

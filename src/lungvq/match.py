@@ -165,7 +165,7 @@ def on_one_basis(insp: Breath, exp: Breath) -> tuple[Breath, Breath, Finding]:
         "HU_BASIS",
         f"The scans' HU scales could not rest on the same: {told}; both rest on {weaker} now.",
         advice="Look at air and blood in QC: one scan may show contrast medium, or no trachea.",
-        touches=("mass", "perfusion_ctp", "ventilation_hu"),
+        touches=("mass", "perfusion_ctp", "ventilation_hu", "ventilation", "density", "prm"),
     )
     return resting(insp), resting(exp), finding
 
@@ -201,7 +201,7 @@ class Comparable:
     insp, exp : ndarray of int16, shape (K, J, I)
         HU as scanned, one smoothed where the other is smoother.
     inside : ndarray of bool, the same shape
-        The expired lungs, as far as the inspiration scan shows where they went.
+        The expired lungs that were registered, as far as the inspiration scan shows where they went.
     """
 
     insp: np.ndarray
@@ -214,7 +214,7 @@ def equally_sharp(insp: Breath, exp: Breath, insp_on_exp: Volume, registration: 
 
     On the other's, of thicker slices, there would be nothing left to smooth across slices, but all of the noise.
     """
-    inside = exp.anatomy.lungs.array > 0
+    inside = np.isin(exp.anatomy.lungs.array, [LUNGS[name] for name in registration.quality.lungs])
     if registration.quality.overall.unseen_percent > 0:
         scanned = insp.ct.like(np.ones(insp.ct.shape, np.uint8))
         inside &= scanned.through(registration.displacement, exp.ct.grid, fill=0, nearest=True).array > 0

@@ -152,6 +152,13 @@ MAPS: dict[str, MapSpec] = {
         limits=(0.0, 1.0),
     ),
 }
+
+_DERIVED_FROM: dict[str, tuple[str, ...]] = {
+    "vq": ("ventilation", "perfusion", "vq_log2", "vq_class"),
+    "vq_log2": ("ventilation", "perfusion"),
+    "vq_class": ("ventilation", "perfusion", "vq_log2"),
+}
+"""What is derived from a map falls with it."""
 """Every map a run writes, in the order of the contract."""
 
 
@@ -242,10 +249,13 @@ class CaseResult:
         return worst(self.findings)
 
     def withheld(self, what: str) -> bool:
-        """Whether a FAIL touches `what`: a map's name, ``lobes``, a region, or everything."""
-        return any(
-            f.severity is Severity.FAIL and (what in f.touches or "all" in f.touches) for f in self.findings
-        )
+        """Whether a FAIL touches `what` (a map's name, ``vq``, ``lobes``, a region), what it comes from, or all."""
+        return bool(self.why_withheld(what))
+
+    def why_withheld(self, what: str) -> list[str]:
+        """The messages of the FAILs for which `what` is withheld."""
+        names = {what, *_DERIVED_FROM.get(what, ()), "all"}
+        return [f.message for f in self.findings if f.severity is Severity.FAIL and names & set(f.touches)]
 
     def metric(self, region: str, name: str) -> float:
         """The default value of one metric in one region; NaN where it is undefined."""

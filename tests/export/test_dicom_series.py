@@ -207,6 +207,15 @@ def test_a_withheld_map_says_so_in_name_and_picture(make, tmp_path):
     assert context.description("perfusion").startswith("QC FAIL")
     assert context.description("perfusion_colour").startswith("QC FAIL")
     assert not context.description("ventilation").startswith("QC FAIL")
+    for derived in (
+        "vq_colour",
+        "seg_vq_classes",
+        "labelmap_vq_classes",
+        "pmap_vq_log2",
+        "measurements",
+        "report",
+    ):
+        assert context.description(derived).startswith("QC FAIL"), derived
     assert "Registration failed." in context.derivation("x")
 
 

@@ -10,7 +10,7 @@ import pytest
 from lungvq.anatomy import LEFT, LOBES, REGIONS
 from lungvq.errors import OutputError
 from lungvq.report import build_page, draw_pictures, write_report
-from lungvq.report.content import is_withheld, number
+from lungvq.report.content import number
 from lungvq.report.html import render
 from lungvq.report.methods import METHODS, REFERENCES, number_citations
 
@@ -278,8 +278,8 @@ class TestWithholding:
         assert "vq_classes" not in names
         assert "histogram_perfusion" not in names
         assert {"histogram_ventilation", "montage_coronal"} <= names
-        assert is_withheld(case, "vq_log2")
-        assert not is_withheld(case, "ventilation")
+        assert case.withheld("vq_log2")
+        assert not case.withheld("ventilation")
 
     def test_cut_lungs_leave_no_number_of_both_on_the_first_page(self, make_case, failing):
         key = build_page(make_case(change=failing("both", "left", "right")))["key"]

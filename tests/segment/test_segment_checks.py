@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from lungvq.errors import InputError
 from lungvq.segment import _refuse_immense
-from lungvq.segment._checks import LOBE_SHARES, _check_truncation, _check_upright, check_lobes, check_lungs
+from lungvq.segment._checks import (
+    LOBE_SHARES,
+    _check_loose_air,
+    _check_surface,
+    _check_truncation,
+    _check_upright,
+    check_lobes,
+    check_lungs,
+)
 from lungvq.volume import Volume
 
 AFFINE = np.array([[0, 0, 2.5, -100], [0, 2.5, 0, -80], [2.5, 0, 0, 5], [0, 0, 0, 1]])
@@ -63,6 +72,12 @@ def flat(ct, lungs):
     return Volume(ct.array, affine), lungs
 
 
+def turned(ct, lungs):
+    affine = ct.affine.copy()
+    affine[:3, :3] = ct.affine[:3, :3] * [1.2, 2.2, 0.7]  # 187 mm deep, 137 mm wide
+    return Volume(ct.array, affine), lungs
+
+
 def dense(ct, lungs):
     hu = ct.array.copy()
     hu[:, 20:28][lungs[:, 20:28] > 0] = -100  # 8 of 34 rows
@@ -85,6 +100,7 @@ def narrowed(columns):
         (large, True, False, "LUNGS_LARGE"),
         (long, True, False, "LUNG_PROPORTION"),
         (flat, True, False, "LUNG_PROPORTION"),
+        (turned, True, False, "BODY_TURNED"),
         (dense, True, False, "LUNG_OPACITY"),
         (narrowed(17), True, False, "LUNG_RATIO"),
         (narrowed(6), True, False, "LUNG_COLLAPSED"),
@@ -222,3 +238,30 @@ def test_more_lung_than_anyone_has_is_refused_with_what_air_reads():
     with pytest.raises(InputError, match=r"13\.8 L.*darkest air reads -900 HU"):
         _refuse_immense(lungs, lungs.like(np.full(lungs.shape, -900.0, np.float32)))
     _refuse_immense(lungs.like(np.zeros_like(lungs.array)), lungs)
+
+
+@pytest.mark.parametrize("spacing", [1.8, 2.0, 2.3, 2.5, 3.0])
+def test_air_in_front_of_a_lung_is_told_at_any_spacing(spacing):
+    ct, lungs = chest(np.s_[5:55, 8:20, 6:40])
+    coarse = ct.resample(ct.grid.with_spacing((spacing,) * 3), antialias=False)
+    sparse = ct.like(lungs).resample_labels(coarse.grid).array
+    finding = _check_loose_air(sparse, coarse, -1000.0)
+    assert finding.code == "PNEUMOTHORAX_OR_BULLA"
+    assert finding.value == pytest.approx(50 * 12 * 34 * 0.015625, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("voxels", "severity"), [(0, "PASS"), (-1, "WARN"), (1, "WARN"), (-2, "FAIL"), (2, "FAIL")]
+)
+def test_masks_a_voxel_too_small_or_too_large_are_told_with_how_far(voxels, severity):
+    ct, lungs = chest()
+    ct = Volume(ct.array, ct.affine @ np.diag([0.6, 0.6, 0.6, 1]))  # voxels of 1.5 mm
+    mask = lungs > 0
+    if voxels:
+        turn = ndimage.binary_dilation if voxels > 0 else ndimage.binary_erosion
+        mask = turn(mask, np.ones((3, 3, 3)), iterations=abs(voxels))
+    given = np.where(mask, np.where(np.arange(SHAPE[2]) < 45, 2, 1), 0).astype(np.uint8)
+    finding = _check_surface(ct, given, ct.like(ct.array.astype(np.float32)), given)
+    assert finding.code == "LUNG_SURFACE"
+    assert finding.severity == severity
+    assert finding.value == pytest.approx(1.5 * voxels, abs=0.3)

@@ -6,6 +6,7 @@ it fails, and what it touches is withheld from the report's pages and marked eve
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -148,7 +149,7 @@ def graded(
     touches: tuple[str, ...] = (),
     high_is_good: bool = False,
 ) -> Finding:
-    """Hold one value against its two limits.
+    """Hold one value, not NaN, against its two limits.
 
     Parameters
     ----------
@@ -167,10 +168,17 @@ def graded(
     rank = sum(sign * held > sign * limit for limit in limits)
     severity = (Severity.PASS, Severity.WARN, Severity.FAIL)[rank]
     limit = float(limits[max(rank - 1, 0)])
+    if math.isnan(value):
+        raise ValueError(f"{code}: a value that is not known cannot be held against limits")
+    digits = next((n for n in (3, 4, 5) if f"{held:.{n}g}" != f"{limit:.{n}g}" or held == limit), 6)
+    message = " ".join(f"{what[:1].upper()}{what[1:]} is {value:.{digits}g} {unit}".split())
+    if math.isinf(limit):  # whatever the value: that it is there at all is the finding
+        return Finding(code, severity, f"{message}.", value, None, unit, advice if rank else "", touches)
     beyond = "below" if high_is_good else "above"
     relation = f"{beyond if rank else f'not {beyond}'} the limit of {limit:.3g}"
-    message = " ".join(f"{what[:1].upper()}{what[1:]} is {value:.3g} {unit}".split()) + f", {relation}."
-    return Finding(code, severity, message, value, limit, unit, advice if rank else "", touches)
+    return Finding(
+        code, severity, f"{message}, {relation}.", value, limit, unit, advice if rank else "", touches
+    )
 
 
 def accept(evidence: Evidence) -> list[Finding]:
@@ -190,14 +198,20 @@ def accept(evidence: Evidence) -> list[Finding]:
     ]
 
 
+def _shared(e: Evidence) -> list[str]:
+    """The lungs that were registered: what only one scan shows would look like a breath."""
+    return [lung for lung in LUNGS if lung in e.registration] or list(LUNGS)
+
+
 def _breathing(e: Evidence) -> list[Finding]:
-    insp, exp = (sum(t.volume_ml for t in totals.values()) for totals in (e.insp, e.exp))
+    shared = _shared(e)
+    insp, exp = (sum(totals[lung].volume_ml for lung in shared) for totals in (e.insp, e.exp))
     gain, ratio = (insp - exp) / 1000, exp / insp
     breathing = _breathing_share(e)
     of = "" if breathing == 1 else f", with {100 * breathing:.0f} % of normal lung left to change it,"
     effort = "Repeat the scans with a full inspiration and a full expiration, coached."
     findings = [
-        *_inspiration(e, insp, breathing),
+        *_inspiration(e, breathing),
         graded(
             "VOLUME_CHANGE",
             gain,
@@ -210,7 +224,7 @@ def _breathing(e: Evidence) -> list[Finding]:
         ),
         graded("VOLUME_RATIO", ratio, (0.75, 0.95), "expiratory over inspiratory volume", advice=effort),
     ]
-    before, after = (sum(t.mass_g for t in totals.values()) for totals in (e.exp, e.insp))
+    before, after = (sum(totals[lung].mass_g for lung in shared) for totals in (e.exp, e.insp))
     change = before / after if after > 0 else float("nan")
     if np.isfinite(change):
         # Limits on a ratio: as far above 1 as below it.
@@ -228,11 +242,12 @@ def _breathing(e: Evidence) -> list[Finding]:
     return findings
 
 
-def _inspiration(e: Evidence, insp_ml: float, breathing: float) -> list[Finding]:
+def _inspiration(e: Evidence, breathing: float) -> list[Finding]:
     """Whether the breath was deep enough, where the header tells how large the patient is."""
     if not e.predicted_ml:
         return []
     expected = e.predicted_ml * breathing
+    insp_ml = sum(totals.volume_ml for totals in e.insp.values())
     return [
         graded(
             "INSPIRATION",
@@ -252,18 +267,22 @@ _COLLAPSED = 0.25  # of what the other lung would let one expect
 
 
 def _breathing_share(e: Evidence) -> float:
-    """How much of two normal lungs is there to breathe: less than 1 where one is collapsed or missing.
+    """How much of two normal lungs is there to breathe: less than 1 where one is collapsed, missing, not registered.
 
     The limits on volume change are meant for two lungs; one lung is held to its share of them.
     """
-    present = {lung: e.insp[lung].volume_ml / share for lung, share in _NORMAL_SHARE.items()}
+    shared = _shared(e)
+    present = {
+        lung: e.insp[lung].volume_ml / share if lung in shared else 0.0
+        for lung, share in _NORMAL_SHARE.items()
+    }
     return sum(
         share for lung, share in _NORMAL_SHARE.items() if present[lung] > _COLLAPSED * max(present.values())
     )
 
 
 def _scans(e: Evidence) -> list[Finding]:
-    findings = [finding for role in e.spacing_mm for finding in _scan(e, role)]
+    findings = [finding for role in e.spacing_mm for finding in _scan(e, role)] + _unlike_blood(e)
     names = {k for k in e.kernel.values() if k}
     if len(names) == 2:
         findings.append(
@@ -276,6 +295,25 @@ def _scans(e: Evidence) -> list[Finding]:
             )
         )
     return findings
+
+
+def _unlike_blood(e: Evidence) -> list[Finding]:
+    """Contrast medium in one scan alone: all that compares them is off by what it adds."""
+    blood = [hu for role in e.spacing_mm if (hu := e.blood_hu.get(role)) is not None]
+    if len(blood) < 2 or max(blood) < _CONTRAST_HU:
+        return []
+    return [
+        graded(
+            "BLOOD_MISMATCH",
+            abs(blood[0] - blood[1]),
+            (50, math.inf),
+            f"difference of the CT numbers of blood ({blood[0]:.0f} HU inspired, {blood[1]:.0f} HU expired)",
+            unit="HU",
+            advice="Contrast medium in one scan alone reads as tissue there: ventilation was off by 3 to 5 % in"
+            " phantoms, and counts at fixed CT numbers as much.",
+            touches=("ventilation", "density", "prm"),
+        )
+    ]
 
 
 def _kernel(e: Evidence, role: str) -> list[Finding]:
@@ -355,6 +393,7 @@ class _Check(NamedTuple):
         )
 
 
+_CONTRAST_HU = 70.0  # of blood without
 _THINNER = "Reconstruct thinner slices: fissures, small vessels and PRM need them."
 
 _SCAN_CHECKS = (
@@ -399,7 +438,7 @@ _SCAN_CHECKS = (
     _Check(
         "CONTRAST",
         lambda e, role: e.blood_hu.get(role),
-        (70, 100),
+        (_CONTRAST_HU, 100),
         "CT number of blood",
         "HU",
         "Contrast medium makes density useless here: use a scan without it.",
@@ -430,7 +469,7 @@ _SCAN_CHECKS = (
         "volume denser than bone",
         "mL",
         "Look for streaks from implants, leads or clips: CT numbers are wrong in them.",
-        (),
+        ("density", "prm"),
     ),
     _Check(
         "OPACITY",
@@ -653,7 +692,8 @@ _BEHIND_METHODS = {
 _OF_BOTH = re.compile(
     r"^vq_|^(ventilation|perfusion)_(fraction|defect|high|voronoi_low)_|^perfusion_voronoi_median$"
 )
-"""Metrics that are shares of, or held against the mean of, both lungs: wrong if either is."""
+"""Metrics that are shares of, or held against the mean of, both lungs: wrong if either is. So is what was freed of a
+trend with gravity, of which there is one for both."""
 
 
 def rests_on(metric: str, method: str, zone_def: str) -> tuple[str, ...]:
@@ -697,7 +737,7 @@ def mark(metrics: pd.DataFrame, findings: list[Finding] | tuple[Finding, ...]) -
         if region in LOBES or zone_def == "lobar_proxy" or metric.endswith("_between_lobes_pct"):
             concerned.add("lobes")
         concerned.update(rests_on(metric, method, zone_def))
-        if region == "both" or _OF_BOTH.search(metric):
+        if region == "both" or _OF_BOTH.search(metric) or "_detrended@" in method:
             concerned.update(LUNGS)
         touching = [f for f in serious if concerned & set(f.touches)]
         if not touching:

@@ -21,6 +21,7 @@ from lungvq.onebreath import without_breathing
 from lungvq.pipeline.estimates import Estimates, estimate, variants
 from lungvq.pipeline.gates import (
     NO_BREATHING_RATIO,
+    breathing_volumes,
     check_breathing,
     check_match,
     check_sums,
@@ -91,10 +92,9 @@ def analyse(
         expired = prepare(exp, "expiration", progress, lungs=given.lungs_exp)
         inspired, expired, basis = on_one_basis(inspired, expired)
         inspired, expired, sharpness = alike(inspired, expired)
-    banner = check_breathing(
-        *(sum(breath.volumes_ml.values()) for breath in (inspired, expired)),
-        allow=options.allow_no_breathing,
-    )
+    least_ml = options.registration.smallest_lung_ml
+    volumes = breathing_volumes(inspired.volumes_ml, expired.volumes_ml, least_ml)
+    banner = check_breathing(*volumes, allow=options.allow_no_breathing)
     if banner:
         inspired, expired = one_scale(inspired, expired)
     with clock.stage("placing the lobes"):
@@ -108,7 +108,7 @@ def analyse(
         asked_for = variants(estimated.maps, options, down)
         estimated = replace(estimated, maps={**estimated.maps, **asked_for})
     with clock.stage("counting per lung, lobe and zone"):
-        metrics = _numbers(case, pair, estimated, down)
+        metrics = _numbers(case, pair, estimated, down, options)
         result = assembled(case, pair, estimated, metrics, options, given)
         if banner:
             result = without_breathing(result)
@@ -158,7 +158,9 @@ def _linked(insp: Breath, exp: Breath, lobes: Lobes, options: RegisterOptions, p
     return Linked(insp, exp, lobes, registration, carry_lobes(registration, lobes.labels, exp.anatomy.lungs))
 
 
-def _numbers(case: str, pair: Linked, estimated: Estimates, down: tuple[float, float, float]) -> pd.DataFrame:
+def _numbers(
+    case: str, pair: Linked, estimated: Estimates, down: tuple[float, float, float], options: Options
+) -> pd.DataFrame:
     """The table of numbers per lung, lobe and zone."""
     insp = _counted(pair.insp, pair.lobes.labels, estimated.free_insp)
     exp = _counted(pair.exp, pair.lobes_exp, estimated.free_exp)
@@ -170,6 +172,7 @@ def _numbers(case: str, pair: Linked, estimated: Estimates, down: tuple[float, f
         {**estimated.maps, "prm_median3d": _quiet_prm(pair.insp, pair.exp, estimated.equally_sharp)},
         down=down,
         others={name: (e.quantity, e.method.id) for name, e in estimated.others.items()},
+        sigmas_mm=(options.ventilation.sigma_mm, options.perfusion.sigma_mm),
         intervals=region_intervals(
             exp,
             estimated.maps,

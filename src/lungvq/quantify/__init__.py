@@ -56,6 +56,7 @@ def quantify(
     *,
     down: tuple[float, float, float] = SUPINE,
     others: Mapping[str, tuple[str, str]] | None = None,
+    sigmas_mm: tuple[float, float] = (0.0, 0.0),
     intervals: Mapping[tuple[str, str], tuple[float, float]] | None = None,
 ) -> pd.DataFrame:
     """Every number of a case.
@@ -72,6 +73,8 @@ def quantify(
         The way down in LPS.
     others : dict of str to (str, str), optional
         Maps of `maps` by other estimators: their quantity, ``ventilation`` or ``perfusion``, and method id.
+    sigmas_mm : (float, float), optional
+        Gaussians that ventilation and perfusion were averaged over, where they differ.
     intervals : dict, optional
         95 % intervals of default values, keyed (region, metric): for ``ci_low`` and ``ci_high``.
 
@@ -103,7 +106,7 @@ def quantify(
     rows += ratio_rows(rows)
     air = next(r.value for r in rows if r.region == "both" and r.metric == "air_exp_ml" and r.is_default)
     rows += function_rows(expired, maps, air, down, others)
-    rows += vq_rows(expired, maps)
+    rows += vq_rows(expired, maps, sigmas_mm)
     rows += prm_rows(expired, maps)
     rows += _other_zones({"exp": (exp, expired), "insp": (insp, inspired)}, levels, maps, rows)
     table = pd.DataFrame(rows, columns=Row._fields)

@@ -12,6 +12,7 @@ from lungvq.clinical.topology import MINKOWSKI, coarse_labels, minkowski_map
 from lungvq.clinical.vq import (
     JOINT_EDGES,
     SWEEP,
+    at_one_scale,
     classes_of_joint,
     joint_histogram,
     log_sd,
@@ -92,8 +93,14 @@ def _topology(regions: Regions, prm: np.ndarray) -> Iterator[Row]:
                 yield region.row(f"prm_{name}_{functional}_{suffix}", density, unit, "prm_minkowski3mm@1")
 
 
-def vq_rows(regions: Regions, maps: dict[str, Volume]) -> Iterator[Row]:
-    """V/Q classes at the default threshold and cleaned; over the sweep; the ratio; and the joint table."""
+def vq_rows(
+    regions: Regions, maps: dict[str, Volume], sigmas_mm: tuple[float, float] = (0.0, 0.0)
+) -> Iterator[Row]:
+    """V/Q classes at the default threshold and cleaned; over the sweep; the ratio; and the joint table.
+
+    `sigmas_mm` are the Gaussians that ventilation and perfusion were averaged over: the finer one is brought to the
+    coarser one's scale, as for the map of classes.
+    """
     labels = regions.row(maps["vq_class"].array)
     yield from class_rows(regions.tally(labels, 5), "vq", "mean60@1")
     clean = regions.row(_without_small(maps["vq_class"].array, regions))
@@ -101,7 +108,8 @@ def vq_rows(regions: Regions, maps: dict[str, Volume]) -> Iterator[Row]:
     # The rest on fewer voxels; relative to the means over all of them, as the classes are.
     thin, every = regions.thinned(THIN_MM)
     kept = regions.kept(every)
-    both = (regions.row(maps[name].array) for name in ("ventilation", "perfusion"))
+    ventilation, perfusion = (maps[name].array for name in ("ventilation", "perfusion"))
+    both = (regions.row(x) for x in at_one_scale(ventilation, perfusion, regions.lungs, sigmas_mm))
     v, q = (relative[kept] for relative in relative_to_mean(*both))
     log2 = vq_log2(v, q)
     yield from _swept(thin, v, q)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 from lungvq.errors import OutputError
 from lungvq.progress import SILENT, Progress
-from lungvq.report.content import build_page, is_withheld
+from lungvq.report.content import build_page
 from lungvq.report.figures import PLANES, Cuts, class_overlay, montage, registration_layers
 from lungvq.report.histogram import histogram
 from lungvq.report.html import render
@@ -69,7 +68,7 @@ def draw_pictures(result: CaseResult, *, progress: Progress = SILENT) -> list[Pi
 
 
 def _pictures(result: CaseResult) -> Iterator[Picture]:
-    withheld, cuts = partial(is_withheld, result), Cuts.through(result.lungs_exp)
+    withheld, cuts = result.withheld, Cuts.through(result.lungs_exp)
     for plane in PLANES:
         yield montage(result, plane, cuts, withheld)
     if "vq_class" in result.maps and not withheld("vq_class"):

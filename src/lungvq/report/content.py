@@ -31,16 +31,9 @@ from lungvq.report.methods import (
 from lungvq.result import CaseResult
 from lungvq.segment.lobes import PLACED
 
-__all__ = ["MISSING", "build_page", "is_withheld", "number", "why_withheld"]
+__all__ = ["MISSING", "build_page", "number"]
 
 MISSING = "\N{EN DASH}"
-
-_RESTS_ON: dict[str, tuple[str, ...]] = {
-    "vq": ("ventilation", "perfusion", "vq_log2", "vq_class"),
-    "vq_log2": ("ventilation", "perfusion"),
-    "vq_class": ("ventilation", "perfusion", "vq_log2"),
-}
-"""What is derived from a map falls with it."""
 
 _REGION_TITLES = {
     "both": "Both lungs",
@@ -52,17 +45,6 @@ _REGION_TITLES = {
     "LUL": "Left upper",
     "LLL": "Left lower",
 }
-
-
-def is_withheld(result: CaseResult, what: str) -> bool:
-    """Whether a FAIL touches `what` or something it is derived from."""
-    return any(result.withheld(name) for name in (what, *_RESTS_ON.get(what, ())))
-
-
-def why_withheld(result: CaseResult, what: str) -> list[str]:
-    """The messages of the FAILs behind `is_withheld`."""
-    names = {what, *_RESTS_ON.get(what, ()), "all"}
-    return [f.message for f in result.findings if f.severity is Severity.FAIL and names & set(f.touches)]
 
 
 def number(value: float | None, digits: int = 0) -> str:
@@ -156,11 +138,11 @@ def _withheld(result: CaseResult) -> dict[str, dict[str, str]]:
     return {
         what: {
             "title": f"{title} withheld",
-            "why": f"because of a failed check: {' '.join(why_withheld(result, what))} The files are still"
+            "why": f"because of a failed check: {' '.join(result.why_withheld(what))} The files are still"
             " written, and marked.",
         }
         for what, title in _WITHHELD_TITLES.items()
-        if is_withheld(result, what)
+        if result.withheld(what)
     }
 
 
@@ -241,7 +223,7 @@ def _touched(names: Iterable[str]) -> list[str]:
 
 def _key_numbers(result: CaseResult) -> dict[str, Any]:
     numbers = _Numbers(result)
-    shown = {name: not is_withheld(result, name) for name in ("ventilation", "perfusion", "vq")}
+    shown = {name: not result.withheld(name) for name in ("ventilation", "perfusion", "vq")}
     litres = {
         "Inspiration": numbers.told("both", "volume_insp_ml"),
         "Expiration": numbers.told("both", "volume_exp_ml"),
@@ -534,7 +516,7 @@ def _region_table(
     for region in (*lobes, "right", "left", "both"):
         gone = _region_withheld(result, region)
         cells = [
-            numbers.cell(region, column, gone or bool(column.map and is_withheld(result, column.map)))
+            numbers.cell(region, column, gone or bool(column.map and result.withheld(column.map)))
             for column in columns
         ]
         rows.append(
@@ -611,7 +593,7 @@ def _sums(result: CaseResult, numbers: _Numbers, lobes: list[str]) -> list[str]:
     """Whether the V % and Q % columns add up, in words."""
     said = []
     for letter, name in (("V", "ventilation"), ("Q", "perfusion")):
-        if is_withheld(result, name):
+        if result.withheld(name):
             continue
         metric = f"{name}_fraction_pct"
         for what, regions in (("the five lobes", lobes), ("right and left", ["right", "left"])):
@@ -642,7 +624,7 @@ def _zone_table(result: CaseResult) -> dict[str, Any]:
             region = f"{side}_{part}" if part else side
             gone = _region_withheld(result, region)
             cells += [
-                numbers.cell(region, column, gone or bool(column.map and is_withheld(result, column.map)))
+                numbers.cell(region, column, gone or bool(column.map and result.withheld(column.map)))
                 for column in ZONE_COLUMNS
             ]
         rows.append({"title": part.capitalize() or "Whole lung", "total": not part, "cells": cells})
@@ -706,7 +688,7 @@ def _distrust(result: CaseResult) -> dict[str, Any]:
             undefined = 100 * _mean(~np.isfinite(result.maps[name].array[inside]))
             measured.append((f"{title} is undefined in", f"{number(undefined, 1)} % of lung volume"))
     measured += _relative_errors(result, inside)
-    beyond = _beyond_two_se(result, inside)
+    beyond = None if result.withheld("perfusion_ctp") else _beyond_two_se(result, inside)
     if beyond is not None:
         measured.append(
             (
@@ -719,7 +701,7 @@ def _distrust(result: CaseResult) -> dict[str, Any]:
 
 def _relative_errors(result: CaseResult, inside: np.ndarray) -> Iterable[tuple[str, str]]:
     for name, title in (("ventilation", "Ventilation"), ("perfusion", "Perfusion")):
-        if name not in result.maps or f"{name}_se" not in result.maps or is_withheld(result, name):
+        if name not in result.maps or f"{name}_se" not in result.maps or result.withheld(name):
             continue
         values, errors = result.maps[name].array[inside], result.maps[f"{name}_se"].array[inside]
         known = np.isfinite(values) & np.isfinite(errors)

@@ -10,6 +10,7 @@ from lungvq.anatomy import LEFT, LOBES, LUNG_OF_LOBE, LUNGS, RIGHT
 from lungvq.findings import Finding, fail, passed, warn
 from lungvq.segment._coarse import dilate, erode
 from lungvq.segment.padding import PADDING_HU, padding_of
+from lungvq.segment.rim import surface_offset
 from lungvq.volume import Volume, box_around
 
 COLLAPSED_RATIO = 0.25
@@ -20,6 +21,8 @@ MOST_ML = 12_000.0
 """No lungs hold more."""
 TRUNCATED_PCT = 1.0
 TALL_AS_DEEP = 0.6, 2.1  # of 100 people 0.72 to 1.73, by the affines of annotated fissure points
+TURNED = 1.0, 1.15  # depth of both lungs over their width: 0.56 to 0.81 in 30 scans, 1.2 to 1.8 when turned
+SURFACE_MM, SURFACE_VOXELS = (0.6, 2.0), (0.3, 0.8)  # the larger of both; own masks lie within 0.5 mm
 LARGELY_CUT_PCT = 14.0  # of the cross-section: about 2 % of the volume
 OPACITY_PCT = 15.0
 HOLES_PCT = 1.0
@@ -27,6 +30,7 @@ SCATTERED_PCT = 5.0
 LOOSE_AIR_ML = 25.0
 LOOSE_AIR_HU = 25.0  # above that of air: emphysema holds some tissue, a pleural space none
 LOOSE_AIR_PLEURA = 0.15  # share of its surface that must lie at the pleura
+_LEAST_WEIGHT = 0.02  # of a mean: less is the filter's rounding
 
 UPRIGHT = 0.35  # airways' mean height within the lungs: 0.77 to 0.81 in 12 scans, -0.06 to 0.10 upside down
 UPRIGHT_ML = 5.0  # of airways; of less the place says nothing
@@ -85,7 +89,8 @@ def check_lungs(
     return (
         _check_sides(ml),
         _check_total(sum(ml.values())),
-        _check_proportion(sparse, coarse),
+        *_check_proportion(sparse, coarse),
+        _check_surface(ct, lungs, coarse, sparse),
         _check_truncation(ct, lungs),
         _check_shape(sparse, coarse),
         _check_opacity(ct, lungs, threshold),
@@ -102,8 +107,7 @@ def _check_sides(ml: dict[str, float]) -> Finding:
     if ml[small] < MISSING_ML:
         return warn(
             "LUNG_MISSING",
-            f"Nothing of the {small} lung is in the mask, by its air or as given; all results describe the {large}"
-            " lung.",
+            f"Nothing of the {small} lung is in the mask, by its air or as given.",
             value=ml[small],
             limit=MISSING_ML,
             unit="mL",
@@ -151,27 +155,81 @@ def _check_total(total: float) -> Finding:
     )
 
 
-def _check_proportion(lungs: NDArray[np.uint8], coarse: Volume) -> Finding:
-    """Whether the larger lung is as tall for its depth as lungs are: a spacing read wrongly makes it flat or long."""
-    larger = lungs == 1 + int(np.argmax(np.bincount(lungs.ravel(), minlength=3)[1:3]))
-    if not larger.any():
-        return passed("LUNG_PROPORTION", "The lungs are too small to judge their proportions.")
-    (z0, z1), (y0, y1) = (
-        np.quantile(np.repeat(np.arange(larger.shape[a]), larger.sum(axis=others)), (0.002, 0.998))
-        for a, others in ((0, (1, 2)), (1, (0, 2)))
-    )
-    height, depth = ((z1 - z0 + 1) * coarse.spacing[0], (y1 - y0 + 1) * coarse.spacing[1])
-    ratio = float(height / depth)
+def _check_proportion(lungs: NDArray[np.uint8], coarse: Volume) -> tuple[Finding, ...]:
+    """Whether lungs are as tall, deep and wide as lungs are: not so where a spacing or the patient's position is read
+    wrongly.
+    """
+    sizes = np.bincount(lungs.ravel(), minlength=3)[1:3]
+    if not sizes.any():
+        return ()
+    height, depth, _ = _extent(lungs == 1 + int(np.argmax(sizes)), coarse.spacing)
+    ratio = height / depth
     low, high = TALL_AS_DEEP
     told = f"The larger lung is {height:.0f} mm tall and {depth:.0f} mm deep."
     details = {"value": round(ratio, 2), "limit": low if ratio < low else high, "unit": "height/depth"}
     if low <= ratio <= high:
-        return passed("LUNG_PROPORTION", told, **details)
-    return warn(
-        "LUNG_PROPORTION",
-        f"{told} Few people's is.",
-        advice="Check that the scan covers the lungs, and the spacing of voxels and slices in the header.",
-        touches=("all",),
+        proportion = passed("LUNG_PROPORTION", told, **details)
+    else:
+        proportion = warn(
+            "LUNG_PROPORTION",
+            f"{told} Few people's is.",
+            advice="Check that the scan covers the lungs, and the spacing of voxels and slices in the header.",
+            touches=("all",),
+            **details,
+        )
+    if sizes.min() < COLLAPSED_RATIO * sizes.max():
+        return (proportion,)  # one lung is deeper than wide
+    _, depth, width = _extent(lungs > 0, coarse.spacing)
+    ratio = depth / width
+    told = f"Both lungs together are {width:.0f} mm wide and {depth:.0f} mm deep"
+    details = {"value": round(ratio, 2), "unit": "depth/width"}
+    if ratio <= TURNED[0]:
+        return proportion, passed("LUNGS_LIE_SIDE_BY_SIDE", f"{told}.", limit=TURNED[0], **details)
+    wrong = ratio > TURNED[1]
+    return proportion, (fail if wrong else warn)(
+        "BODY_TURNED",
+        f"{told}: the patient lies turned about the long axis, as on a side, or the header's orientation is wrong.",
+        limit=TURNED[wrong],
+        advice="Left and right lung cannot be told apart so; correct the orientation, and check zones by height.",
+        touches=("left", "right", "lobes"),
+        **details,
+    )
+
+
+def _extent(mask: NDArray[np.bool_], spacing: tuple[float, float, float]) -> tuple[float, ...]:
+    """Height, depth and width in mm of all but the outermost voxels of a mask, two in a thousand on each side."""
+    ends = []
+    for axis, mm in enumerate(spacing):
+        share = np.cumsum(mask.sum(axis=tuple(a for a in range(3) if a != axis))) / np.count_nonzero(mask)
+        ends.append(float(np.searchsorted(share, 0.998) - np.searchsorted(share, 0.002) + 1) * mm)
+    return tuple(ends)
+
+
+def _check_surface(
+    ct: Volume, lungs: NDArray[np.uint8], coarse: Volume, sparse: NDArray[np.uint8]
+) -> Finding:
+    """Whether the mask ends where the lung does: of a mask a voxel too small a tenth of the volume can be missing."""
+    offset = surface_offset(ct, lungs, coarse, sparse)
+    if not np.isfinite(offset):
+        return passed(
+            "LUNG_SURFACE", "Nowhere does the mask's surface lie between lung and wall: not judged."
+        )
+    limits = [
+        max(mm, voxels * max(ct.spacing)) for mm, voxels in zip(SURFACE_MM, SURFACE_VOXELS, strict=True)
+    ]
+    side = "outside" if offset > 0 else "inside"
+    message = f"The surface of the lung mask lies {abs(offset):.1f} mm {side} the lungs' (median)."
+    details = {"value": round(offset, 2), "unit": "mm"}
+    if abs(offset) <= limits[0]:
+        return passed("LUNG_SURFACE", message, limit=round(limits[0], 2), **details)
+    wrong = abs(offset) > limits[1]
+    return (fail if wrong else warn)(
+        "LUNG_SURFACE",
+        message,
+        limit=round(limits[wrong], 2),
+        advice=f"Volumes, masses and ventilation are too {'large' if offset > 0 else 'small'} by what lies between"
+        " the two: check how the mask was made, or leave it to lungvq.",
+        touches=("both", "left", "right") if wrong else ("all",),
         **details,
     )
 
@@ -265,6 +323,7 @@ def _check_shape(lungs: NDArray[np.uint8], coarse: Volume) -> Finding:
             limit=HOLES_PCT,
             unit="%",
             advice="Vessels and nodules belong to the lung: close the mask, or leave it to lungvq.",
+            touches=("left", "right"),
         )
     if scattered > SCATTERED_PCT:
         return warn(
@@ -274,6 +333,7 @@ def _check_shape(lungs: NDArray[np.uint8], coarse: Volume) -> Finding:
             limit=SCATTERED_PCT,
             unit="%",
             advice="Look at the lungs' outline in the report: consolidation, effusion or a wrong mask cut it up.",
+            touches=("left", "right"),
         )
     return passed(
         "LUNG_SHAPE",
@@ -287,8 +347,8 @@ def _check_shape(lungs: NDArray[np.uint8], coarse: Volume) -> Finding:
 def _check_loose_air(lungs: NDArray[np.uint8], coarse: Volume, air_hu: float) -> Finding:
     """Air without any lung in it, at the pleura: pneumothorax, a large bulla, or bowel gas taken for lung.
 
-    Where the mean over some 7 mm is that of air to 25 HU, in balls of 4 mm at least, in pieces of 25 mL of which
-    an eighth of the surface lies at the border of the mask.
+    Where the mean over some 7 mm within the mask is that of air to 25 HU, in balls of 4 mm at least, in pieces of
+    25 mL of which 15 % of the surface lies at the border of the mask.
     """
     ml = {"left": 0.0, "right": 0.0}
     if lungs.any():
@@ -296,7 +356,10 @@ def _check_loose_air(lungs: NDArray[np.uint8], coarse: Volume, air_hu: float) ->
         mask, grid = lungs[box], coarse.grid.crop(box)
         inner = erode(mask > 0, 1.01 * max(grid.spacing[1:]), grid.spacing)
         size = [max(1, 2 * round(3.5 / s) + 1) if s < 6 else 1 for s in grid.spacing]
-        smooth = ndimage.uniform_filter(np.minimum(coarse.array[box], 0), size)
+        # Of the wall nothing, whatever the voxels: air would end where it comes into the mean.
+        weight = ndimage.uniform_filter(inner.astype(np.float32), size)
+        total = ndimage.uniform_filter(np.where(inner, np.minimum(coarse.array[box], 0), np.float32(0)), size)
+        smooth = np.divide(total, weight, out=np.zeros_like(total), where=weight > _LEAST_WEIGHT)
         empty = (mask > 0) & (smooth < air_hu + LOOSE_AIR_HU)
         core = erode(empty, 4.0, grid.spacing)
         labels, _ = ndimage.label(core)
@@ -448,8 +511,9 @@ def _check_airways(airway_ml: float, lung_ml: float, has_trachea: bool, leaked: 
         return warn(
             "AIRWAYS_NOT_FOUND",
             "No trachea was found; airways are not taken out of the lungs.",
-            advice="Counts of light lung hold the air of bronchi; check that the scan begins above the carina.",
-            touches=("density", "prm"),
+            advice="Counts of light lung and volumes hold the air of bronchi; check that the scan begins above the"
+            " carina.",
+            touches=("all",),
         )
     if leaked:
         return warn(

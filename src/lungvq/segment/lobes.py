@@ -384,6 +384,7 @@ def _check_bronchi(lobes: Volume, anatomy: Anatomy) -> tuple[Finding, ...]:
             "LOBES_HOLD_BRONCHI",
             f"{astray[worst]:.0f} % of the bronchi named {worst} run in another lobe: fissure or name is wrong.",
             advice="Compare the lobes' outlines with the scan before using numbers of single lobes.",
+            touches=("lobes",),
             **details,
         ),
     )
@@ -417,6 +418,7 @@ def _findings(fissures: dict[str, Fissure]) -> tuple[Finding, ...]:
                 limit=float(SEEN_CELLS),
                 unit="cells seen",
                 advice="Compare the lobes' outlines with the scan before using numbers of the lobes beside it.",
+                touches=("lobes",),
             )
         )
     return tuple(findings)

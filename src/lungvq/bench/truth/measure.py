@@ -212,7 +212,7 @@ def _correlations(beside: _Beside) -> Values:
     """Rank correlations with the truth, nulls beside."""
     seen, maps, oracle = beside.seen, beside.maps, beside.oracle
     exp, lungs, inside, truth = seen.exp, seen.lungs, seen.inside, seen.truth
-    height = np.broadcast_to(np.arange(exp.ct.shape[1], dtype=np.float32)[None, :, None], exp.ct.shape)
+    height = _height(exp.ct)
     values: Values = {}
     own = 5.0  # mm, of the maps
     for prefix, scale, true, names in (
@@ -251,6 +251,12 @@ def _correlations(beside: _Beside) -> Values:
     return values
 
 
+def _height(ct: Volume) -> np.ndarray:
+    """A ramp from front to back: what gravity alone would do to a supine lung."""
+    ramp = np.arange(ct.shape[1], dtype=np.float32)[None, :, None]
+    return np.broadcast_to(ramp, ct.shape)
+
+
 def _covered(error: np.ndarray, standard_error: np.ndarray) -> float:
     """Percent of errors within 1.96 standard errors."""
     known = np.isfinite(error) & np.isfinite(standard_error)
@@ -286,6 +292,16 @@ def _changes(beside: _Beside) -> Values:
     clear = np.abs(change) > 2 * error
     signed = clear & (true[inside] != 0)
     changes = np.ptp(true[inside]) > 0  # else there is nothing to rank
+    exp = beside.seen.exp.ct
+    nulls = {
+        "m20_density": smoothed(exp.array.astype(np.float32), lungs, region_sigma(20.0)),
+        "m20_height": _height(exp),
+    }
+    ranked = (
+        {name: rank(null[inside][::20], true[inside][::20]) for name, null in nulls.items()}
+        if changes
+        else {}
+    )
     return {
         "m_regions": [[round(float(x), 5) for x in row] for row in rows],
         "m_below_pct": 100 * float(1 - clear.mean()),
@@ -294,14 +310,18 @@ def _changes(beside: _Beside) -> Values:
         else None,
         "m20_map": rank(change[::20], true[inside][::20]) if changes else None,
         "m20_oracle": rank(oracle["perfusion_ctp"][inside][::20], true[inside][::20]) if changes else None,
+        "m20_null": max(abs(r) for r in ranked.values()) if changes else None,
     }
 
 
 def _defects(beside: _Beside) -> Values:
-    """Dice of what lies below 60 % of the mean; classes of the truth (rows) by ours (columns), in percent."""
+    """Dice of what lies below 60 % of the mean; classes of the truth (rows) by ours (columns), in percent of the lung
+    that has a class of ours.
+    """
     exp, lungs, inside, truth = beside.seen.exp, beside.seen.lungs, beside.seen.inside, beside.seen.truth
     low: dict[str, dict[str, np.ndarray]] = {}
     dense = smoothed(exp.ct.array.astype(np.float32), lungs, 5.0)[inside]
+    seen = np.ones(dense.shape, bool)
     for name in ("ventilation", "perfusion"):
         of = {
             "truth": smoothed(truth[name], lungs, 5.0),
@@ -310,7 +330,9 @@ def _defects(beside: _Beside) -> Values:
         }
         rows = {kind: array[inside] for kind, array in of.items()}
         known = np.logical_and.reduce([np.isfinite(row) for row in rows.values()])
-        low[name] = {kind: (row < LOW * row[known].mean()) & known for kind, row in rows.items()}
+        # Where ours is undefined nothing was found; what was there is there all the same.
+        low[name] = {kind: row < LOW * row[known].mean() for kind, row in rows.items()}
+        seen &= np.isfinite(rows["map"])
         # As much lung as is low in truth, of the lowest density.
         low[name]["null"] = dense < np.quantile(dense, low[name]["truth"].mean())
     values: Values = {}
@@ -320,9 +342,9 @@ def _defects(beside: _Beside) -> Values:
         for kind in ("map", "oracle", "null"):
             both = (kinds["truth"] & kinds[kind]).sum()
             values[f"{name}_dice_{kind}"] = float(2 * both / max(kinds["truth"].sum() + kinds[kind].sum(), 1))
-    classes = [2 * k["ventilation"] + k["perfusion"] for k in _by_kind(low, ("truth", "map"))]
+    classes = [(2 * k["ventilation"] + k["perfusion"])[seen] for k in _by_kind(low, ("truth", "map"))]
     values["confusion"] = np.round(
-        100 * np.bincount(4 * classes[0] + classes[1], minlength=16) / classes[0].size, 2
+        100 * np.bincount(4 * classes[0] + classes[1], minlength=16) / max(classes[0].size, 1), 2
     ).tolist()
     return values
 

@@ -27,6 +27,7 @@ from lungvq.errors import GeometryError
 from lungvq.export.dicom.names import CT_IMAGE, KINDS, own
 from lungvq.export.dicom.source import Reference, Source
 from lungvq.export.dicom.uids import uid
+from lungvq.findings import Severity
 from lungvq.result import CaseResult
 from lungvq.volume import Grid, Volume
 
@@ -151,7 +152,11 @@ class Context:
             kind.removeprefix("pmap_").removesuffix("_colour").removeprefix("seg_").removeprefix("labelmap_")
         )
         touched = {"vq": "vq_log2", "vq_classes": "vq_class"}.get(name, name.removesuffix("_defects"))
-        failed = "QC FAIL: " if self.result.withheld(touched) else ""
+        if kind in ("measurements", "report"):  # of everything
+            fails = self.result.status is Severity.FAIL
+        else:
+            fails = self.result.withheld(touched)
+        failed = "QC FAIL: " if fails else ""
         return f"{failed}{KINDS[kind].title} (research)"
 
     def new(self, kind: str, number: int = 1) -> Dataset:

@@ -10,32 +10,29 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from lungvq.export.dicom.common import Context, planes_of, save
 from lungvq.export.dicom.names import KINDS, QUANTITIES, short
-from lungvq.export.dicom.series import PADDING, limits_of, mean_of, scaling_of
+from lungvq.export.dicom.series import limits_of, mean_of
 from lungvq.result import MAPS
 
 __all__ = ["write_pmap"]
 
 
 def write_pmap(context: Context, kind: str, path: Path) -> int:
-    """Write one map as unsigned 16-bit Parametric Map; returns the number of files.
+    """Write one map as float32 Parametric Map; returns the number of files.
 
-    Real world values are in the map's own unit, those of the NIfTI file, in steps of at most 1/65531 of
-    their range. Only slices that hold lung are written.
+    Values are those of the NIfTI file, in the map's own unit, NaN where it is not defined: no whole number could be
+    kept for that without a program somewhere taking it for a value. Only slices that hold lung are written.
     """
     name = kind.removeprefix("pmap_")
     volume, quantity, spec = context.result.maps[name], QUANTITIES[name], MAPS[name]
     first, last = context.lung_slices
-    factor = 1000  # fine steps for ratios too
-    low, high = (factor * limit for limit in limits_of(volume))
-    scaling = scaling_of(low, high)
     plane = planes_of(volume, context.grid, np.nan)
-    pixels = np.zeros((last - first + 1, *context.grid.shape[1:]), np.uint16)
+    pixels = np.empty((last - first + 1, *context.grid.shape[1:]), np.float32)
     for k in range(first, last + 1):
-        pixels[k - first] = scaling.store(plane(k) * np.float64(factor))
-    slope, intercept = float(scaling.slope / factor), float(scaling.intercept / factor)
+        pixels[k - first] = plane(k)
+    limits = limits_of(volume)
+    low, high = limits if np.isfinite(limits).all() else (0.0, 0.0)
     mean = mean_of(volume)
-    centre = (max(mean, 0.0) if name != "vq_log2" else 0.0) - intercept
-    half = mean if mean > 0 and name != "vq_log2" else 2.0
+    ratio = name == "vq_log2"
     parametric = highdicom.pm.ParametricMap(
         source_images=context.headers(first, last),
         pixel_array=pixels,
@@ -46,15 +43,16 @@ def write_pmap(context: Context, kind: str, path: Path) -> int:
                 lut_label=short(name).upper(),
                 lut_explanation=spec.title,
                 unit=quantity.unit,
-                value_range=(PADDING, 65535),
-                slope=slope,
-                intercept=intercept,
+                value_range=(low, high),
+                slope=1.0,
+                intercept=0.0,
                 quantity_definition=quantity.code,
             )
         ],
         voi_lut_transformations=[
             highdicom.VOILUTTransformation(
-                window_center=centre / slope, window_width=max(1.0, 2 * half / slope)
+                window_center=0.0 if ratio or not mean > 0 else mean,
+                window_width=4.0 if ratio or not mean > 0 else 2 * mean,
             )
         ],
         transfer_syntax_uid=ExplicitVRLittleEndian,
@@ -63,6 +61,5 @@ def write_pmap(context: Context, kind: str, path: Path) -> int:
     )
     context.stamp(parametric, kind)
     context.place(parametric)
-    parametric.add_new("PixelPaddingValue", "US", PADDING)
     save(parametric, path)
     return 1
