@@ -169,6 +169,7 @@ WORSE = [
     ("KERNEL_MISMATCH", "kernel", "B31f", "WARN"),
     ("KERNEL_EXP", "kernel", {"inspiration": "", "expiration": "B50f"}, "WARN"),
     ("KERNEL_EXP", "kernel", {"inspiration": "", "expiration": "B70f"}, "FAIL"),
+    ("EMPTYING_EMPHYSEMA", "emptying_pct", 2.8, "WARN"),
     ("INSPIRATION", "predicted_ml", 7000.0, "WARN"),
     ("INSPIRATION", "predicted_ml", 9000.0, "FAIL"),
     ("VOLUME_RATIO", "exp", totals(1800, 2150, 0.186), "WARN"),

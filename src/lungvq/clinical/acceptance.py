@@ -83,6 +83,8 @@ class Evidence:
     thickness_mm, slices, kvp, metal_ml : dict of str to float
         Keyed by scan: slice thickness and tube voltage as the header has them, number of slices, and volume too
         dense for bone.
+    emptying_pct : float or None
+        Share of the lungs in PRM's class of emphysema that empties.
     predicted_ml : float or None
         Volume to expect at full inspiration: `predicted_volume_ml`.
     """
@@ -105,6 +107,7 @@ class Evidence:
     metal_ml: dict[str, float] = field(default_factory=dict)
     lowest_hu: dict[str, float | None] = field(default_factory=dict)
     highest_hu: dict[str, float | None] = field(default_factory=dict)
+    emptying_pct: float | None = None
     predicted_ml: float | None = None
 
 
@@ -652,7 +655,7 @@ _CLEARLY = 1.2  # times the volume of another lobe
 
 
 def _coverage(e: Evidence) -> list[Finding]:
-    return [
+    findings = [
         graded(
             f"UNDEFINED_{name.upper()}",
             share,
@@ -664,6 +667,19 @@ def _coverage(e: Evidence) -> list[Finding]:
         )
         for name, share in e.undefined_pct.items()
     ]
+    if e.emptying_pct is not None:
+        findings.append(
+            graded(
+                "EMPTYING_EMPHYSEMA",
+                e.emptying_pct,
+                (2, math.inf),
+                "share of lung below -950 HU inspired and above -856 HU expired",
+                unit="%",
+                advice="Hardly any lung empties so: a sharper kernel, misregistration or a wrong HU scale does this.",
+                touches=("prm",),
+            )
+        )
+    return findings
 
 
 _MAPS_BEHIND = {

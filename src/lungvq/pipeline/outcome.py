@@ -99,6 +99,7 @@ def evidence(pair: Linked, estimated: Estimates, result: CaseResult) -> Evidence
     """What a result is graded by, from the scans and from its own numbers."""
     breaths = (pair.insp, pair.exp)
     opaque = {"inspiration": -500, "expiration": -250}
+    emptying = result.metric("both", "prm_emptying_emphysema_pct")
     return Evidence(
         spacing_mm={b.role: max(b.ct.spacing) for b in breaths},
         kernel={b.role: str(b.scan.facts.get("kernel") or "") for b in breaths},
@@ -120,6 +121,7 @@ def evidence(pair: Linked, estimated: Estimates, result: CaseResult) -> Evidence
         slices={b.role: b.grid.shape[0] for b in breaths},
         kvp={b.role: float(kv) for b in breaths if isinstance(kv := b.scan.facts.get("kvp"), int | float)},
         metal_ml={b.role: float((b.ct.array > METAL_HU).sum()) * b.ct.voxel_ml for b in breaths},
+        emptying_pct=emptying if np.isfinite(emptying) else None,
         predicted_ml=_predicted_ml(pair.insp.scan.patient),
         undefined_pct={
             name: result.metric("both", f"{name}_undefined_pct") for name in ("ventilation", "perfusion")
