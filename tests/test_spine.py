@@ -104,6 +104,14 @@ def test_wrong_pixels_are_told(factor, severity):
     assert found["PIXEL_SIZE"][1] == pytest.approx(100 * (factor - 1), abs=6)
 
 
+@pytest.mark.parametrize("kept", [slice(20, 80), slice(0, 60), slice(50, 110), slice(40, 75)])
+def test_a_scan_that_shows_less_of_the_body_raises_nothing(kept):
+    one = person(9)
+    part = one.crop((kept, slice(None), slice(None)))
+    assert codes(one, part) == {}
+    assert codes(part, one) == {}
+
+
 def test_another_person_is_told():
     found = spine_findings(compare_spines(person(6), person(7)))
     assert [f.code for f in found if f.severity != "PASS"] == ["SPINES_UNLIKE"]
@@ -116,14 +124,37 @@ def test_without_a_spine_nothing_is_said():
     assert not any(f.severity == "FAIL" for f in spine_findings(compare_spines(front, front)))
 
 
-@pytest.mark.skipif(not DATA, reason="LUNGVQ_TEST_DATA does not name the folder of real scans")
-def test_a_real_pair_passes_and_its_slices_read_wrongly_do_not():
+@pytest.fixture(scope="module")
+def real():
+    if not DATA:
+        pytest.skip("LUNGVQ_TEST_DATA does not name the folder of real scans")
     folder = Path(DATA) / "ct-pair-4d"
-    insp, exp = (io.read(folder / f"{name}.nii.gz").volume for name in ("inhale", "exhale"))
-    match = compare_spines(exp, insp)
-    assert match.likeness > 0.95
+    return tuple(io.read(folder / f"{name}.nii.gz").volume.reorient("SPL") for name in ("inhale", "exhale"))
+
+
+def test_a_real_pair_passes(real):
+    insp, exp = real
+    assert compare_spines(exp, insp).likeness > 0.95
     assert codes(exp, insp) == {}
-    exp, insp = exp.reorient("SPL"), insp.reorient("SPL")
-    assert list(codes(rescaled(exp, (1.25, 1, 1)), insp)) == ["SLICE_STEP"]
-    gap = Volume(np.concatenate([exp.array[:60], exp.array[64:]]), exp.affine)
-    assert list(codes(gap, insp)) == ["SLICES_MISSING"]
+
+
+@pytest.mark.parametrize("factor", [0.75, 0.92, 1.08, 1.25])
+def test_slices_of_a_real_pair_that_are_read_wrongly_are_told(real, factor):
+    insp, exp = real
+    found = codes(rescaled(exp, (1 / factor, 1, 1)), insp)
+    assert list(found) == ["SLICE_STEP"]
+    assert found["SLICE_STEP"][1] == pytest.approx(100 * (factor - 1), abs=3)
+
+
+@pytest.mark.parametrize("lost", [4, 8, 12])
+@pytest.mark.parametrize("first", [45, 60, 83])
+def test_slices_that_a_real_scan_lacks_are_told(real, first, lost):
+    insp, exp = real
+    found = codes(Volume(np.delete(exp.array, range(first, first + lost), axis=0), exp.affine), insp)
+    assert list(found) == ["SLICES_MISSING"]
+    assert found["SLICES_MISSING"][1] == pytest.approx(2.5 * lost, abs=3)
+
+
+def test_two_real_persons_are_told(real):
+    other = io.read(Path(DATA) / "ct-chest-1mm-dicom").volume
+    assert list(codes(real[1], other)) == ["SPINES_UNLIKE"]

@@ -187,8 +187,7 @@ def _best_shift(
     """The highest mean correlation of a stretched spine, and the heights of its slabs there."""
     value, z = _shifted(found, starts, stretch)
     seen = np.isfinite(value).sum(axis=0)
-    needed = _LEAST_OVERLAP * min(len(found), found.shape[1] * _VOXEL_MM / _EVERY_MM)
-    mean = np.where(seen >= needed, np.nansum(value, axis=0) / np.maximum(seen, 1), -1)
+    mean = np.where(seen >= _needed(found), np.nansum(value, axis=0) / np.maximum(seen, 1), -1)
     top = int(mean.argmax())
     return float(mean[top]), z[:, top]
 
@@ -196,24 +195,32 @@ def _best_shift(
 def _best_jump(found: NDArray[np.float64], starts: NDArray[np.int64]) -> tuple[float, float, float]:
     """What a spine parted at one height can do at best: mean correlation, voxels longer, and that height."""
     value, _ = _shifted(found, starts, 0.0)
-    whole = np.isfinite(value)
-    value = np.where(whole, value, 0)
-    count = len(value)
-    tried: list[tuple[float, float, float]] = []
+    seen = np.isfinite(value)
+    # Sums over all slabs below each one, and of all.
+    sums = np.pad(np.where(seen, value, 0).cumsum(axis=0), ((1, 0), (0, 0)))
+    counts = np.pad(seen.cumsum(axis=0), ((1, 0), (0, 0)))
+    needed = _needed(found)
+    tried: list[tuple[float, float, float]] = [(-1.0, 0.0, float(starts[0]))]
     reach = int(_LARGEST_JUMP_MM / _VOXEL_MM)
-    for above in range(_LEAST_SIDE, count - _LEAST_SIDE + 1):
-        low, high = (
-            np.where(whole[part].all(axis=0), value[part].sum(axis=0), -np.inf)
-            for part in (slice(None, above), slice(above, None))
-        )
+    for above in range(_LEAST_SIDE, len(starts) - _LEAST_SIDE + 1):
         for jump in range(-reach, reach + 1):
-            a, b = max(0, -jump), max(0, jump)
-            both = low[a : len(low) - b] + high[b : len(high) - a]
-            tried.append((float(both.max()) / count, float(jump), float(starts[above])))
+            low = slice(max(0, -jump), value.shape[1] - max(0, jump))
+            high = slice(max(0, jump), value.shape[1] - max(0, -jump))
+            n_low, n_high = counts[above, low], counts[-1, high] - counts[above, high]
+            total = sums[above, low] + sums[-1, high] - sums[above, high]
+            ok = (n_low >= _LEAST_SIDE) & (n_high >= _LEAST_SIDE) & (n_low + n_high >= needed)
+            if ok.any():
+                mean = float((total[ok] / (n_low + n_high)[ok]).max())
+                tried.append((mean, float(jump), float(starts[above])))
     best = max(mean for mean, _, _ in tried)
-    good = [t for t in tried if t[0] > best - _AS_GOOD]
+    good = [t for t in tried if t[0] >= best - _AS_GOOD]
     smallest = min(abs(jump) for _, jump, _ in good)
     return max(t for t in good if abs(t[1]) == smallest)
+
+
+def _needed(found: NDArray[np.float64]) -> float:
+    """How many slabs must lie on the other spine."""
+    return _LEAST_OVERLAP * min(len(found), found.shape[1] * _VOXEL_MM / _EVERY_MM)
 
 
 def _by_width(
