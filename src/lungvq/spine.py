@@ -32,10 +32,10 @@ _EVERY_MM = 12.0
 _STRETCHES = np.concatenate([np.arange(-0.5, 0.5, 0.01), np.arange(0.5, 1.01, 0.02)]).round(2)
 _WIDTHS = np.arange(0.75, 1.36, 0.05).round(2)
 _LEAST_SLABS = 8
-_LEAST_SIDE = 4  # slabs above and below where a spine is parted
+_LEAST_SIDE = 5  # slabs above and below where a spine is parted
 _LEAST_OVERLAP = 0.6  # of the slabs of the shorter one
 _LEAST_CONTRAST_HU = 15.0  # SD within a slab
-_LARGEST_JUMP_MM = 90.0
+_LARGEST_JUMP_MM = 45.0
 _AS_GOOD = 0.02  # in correlation: vertebrae are alike, and of jumps that fit as well the smallest is meant
 
 LEAST_LIKENESS = 0.4
@@ -44,6 +44,9 @@ and more; three pairs of strangers 0.19 to 0.38."""
 
 LEAST_GAIN = 0.08
 """In correlation, by which a stretch or a jump must explain the spine better than none."""
+
+SURE_LIKENESS = 0.65
+"""Below it a jump is a warning at most: of a spine that is turned far a vertebra is taken for the next."""
 
 STRETCH_PCT = 6.0, 12.0
 JUMP_MM = 6.0, 20.0
@@ -102,11 +105,12 @@ def compare_spines(one: Volume, other: Volume) -> SpineMatch | None:
     if len(starts) < _LEAST_SLABS or len(there) < thick + _LEAST_SLABS * every:
         return None
     found, place = _correlation(here, there, starts, thick)
-    straight, _ = _best_shift(found, starts, 0.0)
+    straight, z = _best_shift(found, starts, 0.0)
     likeness, heights, stretch = max(
         ((*_best_shift(found, starts, stretch), stretch) for stretch in _STRETCHES), key=lambda x: x[0]
     )
-    parted, jump, above = _best_jump(found, starts)
+    overlap = int(((z >= 0) & (z <= found.shape[1] - 1)).sum())
+    parted, jump, above = _best_jump(found, starts, straight, overlap)
     widths = _by_width(here, there, starts, heights, place, thick)
     widest = int(np.argmax(widths))
     return SpineMatch(
@@ -192,8 +196,14 @@ def _best_shift(
     return float(mean[top]), z[:, top]
 
 
-def _best_jump(found: NDArray[np.float64], starts: NDArray[np.int64]) -> tuple[float, float, float]:
-    """What a spine parted at one height can do at best: mean correlation, voxels longer, and that height."""
+def _best_jump(
+    found: NDArray[np.float64], starts: NDArray[np.int64], straight: float, overlap: int
+) -> tuple[float, float, float]:
+    """What a spine parted at one height can do at best: mean correlation, voxels longer, and that height.
+
+    `straight` is the mean correlation of the `overlap` slabs that both show without a jump. Slabs that a jump pushes
+    beyond the other scan count as that, or it would be better for leaving out what fits badly.
+    """
     value, _ = _shifted(found, starts, 0.0)
     seen = np.isfinite(value)
     # Sums over all slabs below each one, and of all.
@@ -210,7 +220,9 @@ def _best_jump(found: NDArray[np.float64], starts: NDArray[np.int64]) -> tuple[f
             total = sums[above, low] + sums[-1, high] - sums[above, high]
             ok = (n_low >= _LEAST_SIDE) & (n_high >= _LEAST_SIDE) & (n_low + n_high >= needed)
             if ok.any():
-                mean = float((total[ok] / (n_low + n_high)[ok]).max())
+                shown = (n_low + n_high)[ok]
+                beyond = np.maximum(overlap - shown, 0)
+                mean = float(((total[ok] + beyond * straight) / (shown + beyond)).max())
                 tried.append((mean, float(jump), float(starts[above])))
     best = max(mean for mean, _, _ in tried)
     good = [t for t in tried if t[0] >= best - _AS_GOOD]
@@ -325,10 +337,11 @@ def _gap(m: SpineMatch) -> Finding:
     if not _is_parted(m) or abs(m.jump_mm) < JUMP_MM[0]:
         told = "The spine is whole in both scans: no slices are missing from one of them."
         return passed("SLICES_MISSING", told, value=0.0, limit=JUMP_MM[0], unit="mm")
+    sure = m.likeness_parted >= SURE_LIKENESS
     return _graded(
         "SLICES_MISSING",
         m.jump_mm,
-        JUMP_MM,
+        JUMP_MM if sure else (JUMP_MM[0], np.inf),
         "mm",
         f"The spine is parted in one of the scans, by about {abs(m.jump_mm):.0f} mm near z = {m.jump_at_mm:.0f} mm of"
         " the expiration scan: slices are missing there, or are there twice.",
