@@ -21,6 +21,7 @@ from lungvq.segment.lungs import (
     find_lungs,
     refine_surface,
 )
+from lungvq.segment.slices import check_slices
 from lungvq.segment.tree import LobarBronchi, build_tree, check_bronchi, label_lobes
 from lungvq.segment.vessels import find_vessels
 from lungvq.volume import Volume
@@ -125,7 +126,7 @@ def segment(ct: Volume, *, lungs: Volume | None = None, progress: Progress = SIL
         body.midline_mm,
         trachea.hu if trachea else -1000.0,
     )
-    findings = (*findings, check_bronchi(bronchi))
+    findings = (*findings, check_bronchi(bronchi), *check_slices(ct))
     return Anatomy(lungs, ct.like(airways), ct.like(vessels), findings, bronchi)
 
 
