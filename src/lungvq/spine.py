@@ -7,7 +7,6 @@ with them, and nothing within the lungs tells that from breathing.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +21,7 @@ _VOXEL_MM = 3.0
 _BONE_HU = 50.0, 300.0  # below is muscle, alike all along; above it may be metal, or contrast medium
 _COLUMN_MM = 20.0  # Gaussian within slices by which a column of bone stands out from ribs
 _ALIKE_MM = (
-    20.0  # Gaussian of what is alike all along, as vessels with contrast medium, and says nothing of heights
+    20.0  # Gaussian along the spine of what is alike there, as vessels with contrast medium, and is left out
 )
 _OFF_MIDDLE_MM = 70.0  # of all bone, which the spine's may be
 _HALF_MM = 54.0, 45.0  # of the box that is compared, backwards and sidewards
@@ -127,8 +126,7 @@ def compare_spines(one: Volume, other: Volume) -> SpineMatch | None:
 
 def _bone_column(ct: Volume, margin_mm: float) -> tuple[NDArray[np.float32], float]:
     """Bone in a box round the spine, (K, J, I) of 3 mm along the body axes, and the height of its first slice."""
-    corners = list(product(*((0, n - 1) for n in ct.shape)))
-    grid = grid_around(ct.grid.world(corners), _VOXEL_MM)
+    grid = grid_around(ct.grid.corners(), _VOXEL_MM)
     low, high = _BONE_HU
     bone = np.clip(ct.resample(grid, fill=low).array, low, high) - np.float32(low)
     seen = bone.sum(axis=0, dtype=np.float64)
@@ -165,8 +163,8 @@ def _correlation(
     best = []
     for k in starts:
         slab = here[k : k + thick] - here[k : k + thick].mean()
-        product_ = fft.irfftn(theirs * np.conj(fft.rfftn(slab, shape)), shape) / spread
-        best.append(product_[:heights, :rows, :columns].reshape(heights, -1) / np.linalg.norm(slab))
+        products = fft.irfftn(theirs * np.conj(fft.rfftn(slab, shape)), shape) / spread
+        best.append(products[:heights, :rows, :columns].reshape(heights, -1) / np.linalg.norm(slab))
     return np.array([b.max(axis=1) for b in best], float), np.array([b.argmax(axis=1) for b in best])
 
 
@@ -300,7 +298,7 @@ def spine_findings(match: SpineMatch | None) -> tuple[Finding, ...]:
 
 
 def _is_parted(m: SpineMatch) -> bool:
-    return m.likeness_parted >= max(m.likeness, m.likeness_straight) + LEAST_GAIN
+    return m.likeness_parted >= m.likeness + LEAST_GAIN
 
 
 def _graded(

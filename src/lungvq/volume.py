@@ -111,6 +111,10 @@ class Grid:
         """LPS mm of indices ``(..., 3)`` in (k, j, i) order."""
         return np.asarray(index, float) @ self.affine[:3, :3].T + self.affine[:3, 3]
 
+    def corners(self) -> NDArray[np.float64]:
+        """LPS mm of the middles of the eight outermost voxels, (8, 3)."""
+        return self.world(list(product(*((0, n - 1) for n in self.shape))))
+
     def index(self, world: ArrayLike) -> NDArray[np.float64]:
         """Continuous (k, j, i) indices of points ``(..., 3)`` in LPS mm."""
         return (np.asarray(world, float) - self.affine[:3, 3]) @ np.linalg.inv(self.affine[:3, :3]).T

@@ -265,7 +265,7 @@ def register(
 
     present = fixed_lungs.array > 0
     everything = Volume(present, fixed_lungs.affine).crop(box_around(present))
-    corners = _corners(everything.grid)
+    corners = everything.grid.corners()
     grid = grid_around(corners, options.spacing_mm, options.margin_mm)
     results = {}
     for name, (a, b) in sources.items():
@@ -590,7 +590,7 @@ def _refine_on(
     Also the two signs of error that come with it, (2, K, J, I), in mm. With `part` of the lung alone, which the
     moving scan shows within the corners `reach`.
     """
-    fine = grid_around(_corners(grid), spacing)
+    fine = grid_around(grid.corners(), spacing)
     a, b = fixed.on(fine), moving.around(fine, _BOX_MARGIN, reach)
     field = _to_index(_carried(motion, grid, fine), a.grid, b.grid)
     own = None if part is None else _carried(part[None].astype(np.float32), grid, fine)[0] > 0.5
@@ -705,11 +705,6 @@ def _to_mm(field: Array, fixed: Grid, moving: Grid) -> Array:
 
 def _to_index(motion: Array, fixed: Grid, moving: Grid) -> Array:
     return (motion - _offset(fixed, moving)) / np.float32(fixed.spacing[0])
-
-
-def _corners(grid: Grid) -> NDArray[np.float64]:
-    """LPS mm of the middles of a grid's eight outermost voxels."""
-    return grid.world(list(product(*((0, n - 1) for n in grid.shape))))
 
 
 def _box_holding(points: NDArray[np.float64], grid: Grid, margin: int) -> Box:

@@ -293,15 +293,7 @@ def _changes(beside: _Beside) -> Values:
     signed = clear & (true[inside] != 0)
     changes = np.ptp(true[inside]) > 0  # else there is nothing to rank
     exp = beside.seen.exp.ct
-    nulls = {
-        "m20_density": smoothed(exp.array.astype(np.float32), lungs, region_sigma(20.0)),
-        "m20_height": _height(exp),
-    }
-    ranked = (
-        {name: rank(null[inside][::20], true[inside][::20]) for name, null in nulls.items()}
-        if changes
-        else {}
-    )
+    nulls = smoothed(exp.array.astype(np.float32), lungs, region_sigma(20.0)), _height(exp)
     return {
         "m_regions": [[round(float(x), 5) for x in row] for row in rows],
         "m_below_pct": 100 * float(1 - clear.mean()),
@@ -310,7 +302,9 @@ def _changes(beside: _Beside) -> Values:
         else None,
         "m20_map": rank(change[::20], true[inside][::20]) if changes else None,
         "m20_oracle": rank(oracle["perfusion_ctp"][inside][::20], true[inside][::20]) if changes else None,
-        "m20_null": max(abs(r) for r in ranked.values()) if changes else None,
+        "m20_null": max(abs(rank(null[inside][::20], true[inside][::20])) for null in nulls)
+        if changes
+        else None,
     }
 
 
