@@ -14,9 +14,10 @@ import pandas as pd
 import pytest
 
 import lungvq
-from lungvq.agreement import agreement
+from lungvq.agreement import agreement, patient_agreement
 from lungvq.clinical.acceptance import mark
 from lungvq.findings import Severity
+from lungvq.io import Patient
 from lungvq.maps import _closing
 from lungvq.pipeline import estimates
 from lungvq.pipeline.estimates import _of_others
@@ -62,6 +63,23 @@ HEADER = {
 )
 def test_headers_that_disagree(changed, code):
     assert raised(agreement(HEADER, HEADER | changed)) == ([code] if code else [])
+
+
+@pytest.mark.parametrize(
+    ("insp", "exp", "codes"),
+    [
+        (
+            Patient("1", "Doe^Jane", "19600102", "F"),
+            Patient("1", "DOE^JANE^", "19600102", "F"),
+            ["PATIENT_MATCH"],
+        ),
+        (Patient("1", "Doe^Jane"), Patient("1", "Roe^Jane"), ["PATIENT_MISMATCH"]),
+        (Patient("1", birth_date="19600102"), Patient("1", birth_date="19610102"), ["PATIENT_MISMATCH"]),
+        (Patient("1"), Patient("", "Doe^Jane"), []),
+    ],
+)
+def test_headers_that_name_the_patient(insp, exp, codes):
+    assert [f.code for f in patient_agreement(insp, exp)] == codes
 
 
 GOOD = LungQuality(

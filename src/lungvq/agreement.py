@@ -10,7 +10,15 @@ from typing import Any, Protocol
 from lungvq.errors import PairError
 from lungvq.findings import Finding, Severity
 
-__all__ = ["Who", "agreement", "check_same_patient", "scan_time", "slice_thickness", "why_strangers"]
+__all__ = [
+    "Who",
+    "agreement",
+    "check_same_patient",
+    "patient_agreement",
+    "scan_time",
+    "slice_thickness",
+    "why_strangers",
+]
 
 MOST_HOURS_APART = 1.0
 MOST_THICKNESS_RATIO = 1.5
@@ -52,20 +60,22 @@ def why_strangers(a: Who, b: Who) -> str:
     >>> why_strangers(Patient("", "Doe^Jane"), Patient("", "Roe^Richard"))
     'PatientName'
     """
-    differing = [
-        title
-        for title, one, other in (
-            ("PatientID", a.id, b.id),
-            ("PatientName", _plain_name(a.name), _plain_name(b.name)),
-            ("PatientBirthDate", a.birth_date, b.birth_date),
-            ("PatientSex", _known_sex(a.sex), _known_sex(b.sex)),
-        )
-        if one and other and one != other
-    ]
+    differing = [title for title, (one, other) in _told_of_both(a, b).items() if one != other]
     same_id = bool(a.id) and a.id == b.id
     if "PatientID" in differing or len(differing) > 1 or (differing and not same_id):
         return " and ".join(differing)
     return ""
+
+
+def _told_of_both(a: Who, b: Who) -> dict[str, tuple[str, str]]:
+    """What two patients are both told to be, spelling aside, by the name of the attribute."""
+    told = {
+        "PatientID": (a.id, b.id),
+        "PatientName": (_plain_name(a.name), _plain_name(b.name)),
+        "PatientBirthDate": (a.birth_date, b.birth_date),
+        "PatientSex": (_known_sex(a.sex), _known_sex(b.sex)),
+    }
+    return {title: values for title, values in told.items() if all(values)}
 
 
 def _plain_name(name: str) -> str:
@@ -89,6 +99,35 @@ def check_same_patient(insp: Who, exp: Who) -> None:
         raise PairError(
             f"the scans are of different patients (their {differ} differ): give both scans of one patient"
         )
+
+
+def patient_agreement(insp: Who, exp: Who) -> tuple[Finding, ...]:
+    """Whether what both scans tell of their patient is the same; nothing where they tell nothing.
+
+    One difference under one Patient ID is as a rule a correction between the scans, and is no reason to refuse
+    (`why_strangers`); a number given twice looks the same.
+
+    Examples
+    --------
+    >>> from lungvq.io import Patient
+    >>> patient_agreement(Patient("1", "Doe^Jane"), Patient("1", "Roe^Jane"))[0].message
+    'The scans name different patients under one PatientID: their PatientName differs.'
+    """
+    told = _told_of_both(insp, exp)
+    if not told:
+        return ()
+    differing = [title for title, (one, other) in told.items() if one != other]
+    if not differing:
+        return (Finding("PATIENT_MATCH", Severity.PASS, "The scans name the same patient."),)
+    return (
+        Finding(
+            "PATIENT_MISMATCH",
+            Severity.WARN,
+            "The scans name different patients under one PatientID:"
+            f" their {' and '.join(differing)} {'differ' if len(differing) > 1 else 'differs'}.",
+            advice="Check that both scans are of one patient.",
+        ),
+    )
 
 
 _CLOCKS = {6: "%H%M%S", 4: "%H%M", 2: "%H"}

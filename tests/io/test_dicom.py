@@ -318,6 +318,16 @@ def test_remarks_on_gaps_and_contrast_and_loss(tmp_path):
     assert codes(io.read(series(tmp_path / "c", LossyImageCompression="01"))) == ["LOSSY_COMPRESSION"]
 
 
+def test_slices_on_scales_of_their_own_are_read_by_them_and_told(tmp_path):
+    datasets = headers_of(chest(), straight())
+    for d in datasets[-3:]:
+        d.RescaleIntercept = "-1000"
+    scan = io.read(save(datasets, tmp_path))
+    assert codes(scan) == ["SCALES_DIFFER"]
+    assert scan.findings[0].value == 3
+    np.testing.assert_array_equal(scan.volume.array[-3:], chest()[-3:] + 24)
+
+
 # --- what is mended, and told -----------------------------------------------------------------------------
 
 

@@ -485,7 +485,7 @@ def encodings():
         packed = files(stack(slope=slope, intercept=intercept))
         yield Case(f"{slope} x + {intercept}", packed, codes=set(), value=1.51)
     own = [stack(intercept=-4096.0 - 10 * n)[n] for n in range(16)]
-    yield Case("each slice its own intercept", files(in_series_of(own[0], own)), codes=set())
+    yield Case("each slice its own intercept", files(in_series_of(own[0], own)), codes={"SCALES_DIFFER"})
     no_meta = {}
     for d in stack():
         buffer = stdio.BytesIO()

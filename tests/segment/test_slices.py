@@ -1,4 +1,4 @@
-"""Slices that do not belong where they are: blank, on another scale, of elsewhere, or copies."""
+"""Slices that do not belong where they are: blank, on another scale, of elsewhere, of two breaths, or copies."""
 
 import numpy as np
 import pytest
@@ -29,6 +29,15 @@ def test_a_whole_scan_raises_nothing():
     assert told(chest().array) == {}
     air_above = np.concatenate([chest().array, np.full((5, 70, 90), -1000, np.int16)])
     assert told(air_above) == {}
+
+
+def test_slices_of_two_breaths_among_each_other_are_told():
+    hu = chest().array
+    two = hu.copy()
+    two[1::2] = np.roll(hu, 2, axis=0)[1::2]  # 6 mm lower, as after a breath
+    assert list(told(two)) == ["SLICES_ALTERNATE"]
+    assert told(two)["SLICES_ALTERNATE"][0] == "FAIL"
+    assert told(np.ascontiguousarray(hu[::4])) == {}
 
 
 def test_an_oblique_edge_raises_nothing():

@@ -541,6 +541,7 @@ def _remarks(stack: Stack) -> list[Finding]:
     checks = (
         _tilt(stack),
         _loss(slices),
+        _scales(slices),
         _gaps(stack),
         _agents(slices),
         _derived(slices),
@@ -574,6 +575,28 @@ def _loss(slices: Sequence[Image]) -> Finding | None:
         "LOSSY_COMPRESSION",
         f"{len(lossy)} of {len(slices)} slices were compressed with loss; CT numbers may be off by tens of HU.",
         advice="Use the original, uncompressed images.",
+    )
+
+
+def _scales(slices: Sequence[Image]) -> Finding | None:
+    """Scanners write one scale for a series: a slice with another is right only if its pixels were rewritten, too."""
+    scales = Counter((image.get("RescaleSlope"), image.get("RescaleIntercept")) for image in slices)
+    if len(scales) < 2:
+        return None
+    usual = scales.most_common(1)[0][0]
+    odd = [i for i in slices if (i.get("RescaleSlope"), i.get("RescaleIntercept")) != usual]
+    told = "; ".join(
+        f"slope {slope}, intercept {intercept}" for (slope, intercept), _ in scales.most_common(3)
+    )
+    return warn(
+        "SCALES_DIFFER",
+        f"{len(odd)} of {len(slices)} slices are brought to HU by another scale than most, first {_names(odd, 1)}"
+        f" ({told}).",
+        value=float(len(odd)),
+        limit=0.0,
+        unit="slices",
+        advice="Check that air and blood read alike in all slices; export the series again if not.",
+        touches=("density", "mass", "perfusion", "ventilation", "prm"),
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pandas as pd
 
 from lungvq import io
-from lungvq.agreement import agreement, check_same_patient, slice_thickness
+from lungvq.agreement import agreement, check_same_patient, patient_agreement, slice_thickness
 from lungvq.breath import Breath, prepare
 from lungvq.clinical.acceptance import accept, mark
 from lungvq.clinical.gravity import down_of
@@ -114,6 +114,7 @@ def analyse(
             result = without_breathing(result)
         findings = (
             *overrides(banner),
+            *patient_agreement(insp.patient, exp.patient),
             *agreement(insp.facts, exp.facts),
             *inspired.findings,
             *expired.findings,

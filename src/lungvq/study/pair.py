@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lungvq import kernels
-from lungvq.agreement import MOST_THICKNESS_RATIO, agreement, scan_time
+from lungvq.agreement import MOST_THICKNESS_RATIO, agreement, patient_agreement, scan_time
 from lungvq.findings import Finding, passed, warn
 from lungvq.pipeline import NO_BREATHING_RATIO
 from lungvq.study.evidence import Candidate
@@ -270,6 +270,7 @@ def pair_findings(pair: Pair) -> tuple[Finding, ...]:
         *pair.findings,
         _breath(pair),
         *_kernels(pair),
+        *patient_agreement(pair.insp.series.patient, pair.exp.series.patient),
         *agreement(pair.insp.facts, pair.exp.facts),
     )
 
