@@ -46,10 +46,10 @@ def scans(motion, sd, seed=3):
     )
 
 
-def refined(fixed, moving, windows=refine.FINE_WINDOWS):
+def refined(fixed, moving, windows=refine.FINE_WINDOWS, *, settled=False):
     share = MASK.astype(np.float32)
     start = np.zeros((3, *MASK.shape), np.float32)
-    return refine.refine(fixed, share, moving, share, start, windows, outside=OUTSIDE).field
+    return refine.refine(fixed, share, moving, share, start, windows, outside=OUTSIDE, settled=settled).field
 
 
 @pytest.mark.parametrize("length", [24, 14])
@@ -66,6 +66,18 @@ def test_noise_is_not_followed():
     """Same anatomy, no motion, noise as strong as the texture: what is found is a small part of a voxel."""
     found = refined(*scans(wave(0, 20), 90))
     assert np.sqrt((found[:, MASK] ** 2).sum(axis=0).mean()) < 0.2
+
+
+def test_an_even_breath_makes_places_follow_their_surroundings():
+    """Where the halves of a lung agree on nothing but noise, less of it is followed."""
+    fixed, moving = scans(wave(0, 20), 90)
+    loose, stiff = (refined(fixed, moving, settled=settled)[:, MASK] for settled in (False, True))
+    assert stiff.std() < 0.8 * loose.std()
+
+
+def test_an_uneven_breath_does_not():
+    fixed, moving = scans(wave(0.8, 24), 10)
+    np.testing.assert_array_equal(refined(fixed, moving, settled=True), refined(fixed, moving))
 
 
 def test_judged_steps_beat_the_same_steps_taken_whole(monkeypatch):

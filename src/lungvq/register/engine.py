@@ -594,7 +594,9 @@ def _refine_on(
     a, b = fixed.on(fine), moving.around(fine, _BOX_MARGIN, reach)
     field = _to_index(_carried(motion, grid, fine), a.grid, b.grid)
     own = None if part is None else _carried(part[None].astype(np.float32), grid, fine)[0] > 0.5
-    found = refine.refine(a.hu, a.share, b.hu, b.share, field, windows, outside=_OUTSIDE_HU, part=own)
+    found = refine.refine(
+        a.hu, a.share, b.hu, b.share, field, windows, outside=_OUTSIDE_HU, part=own, settled=True
+    )
     signs = np.stack([found.discord, found.weakness]) * np.float32(fine.spacing[0])
     return _carried(_to_mm(found.field, a.grid, b.grid), fine, grid), _carried(signs, fine, grid)
 

@@ -9,7 +9,9 @@ normalised intensities. Windows stop at the mask, so the two sides of the pleura
 Wide windows see far more voxels than noise can lead astray, but come to rest slowly where the images hold little:
 their steps are taken further than they are long. Windows become ever smaller, and small ones follow noise. How small
 is right depends on the scans and on how unevenly the lung breathes, so it is asked of the images: steps are also
-computed from one half of the lung alone, and a step is taken as far as it improves the other half.
+computed from one half of the lung alone, and a step is taken as far as it improves the other half. How firmly places
+that see little follow their surroundings is asked likewise: the more so, the less the halves agree on how the field
+differs from a smooth one.
 """
 
 from __future__ import annotations
@@ -37,6 +39,9 @@ _NORMALISE = 1.2  # sigma of the window in which gain and offset are fitted, vox
 _CORRELATE = 2.0  # sigma of the window of the local correlation, voxels
 _NOISE_HU = 25.0  # below this a difference says nothing
 _RIDGE = 0.02  # information per voxel^2 below which a place follows its surroundings
+_STIFFEST = 10.0  # times that, where halves of a lung agree on little but that it breathes evenly
+_USUAL_DOUBT = 0.13  # noise over signal up to which the ridge stays as it is
+_DOUBT_WINDOW = 4.0  # sigma of the windows in which that is told, voxels
 _REACH = 5.0  # sigma over which places that see nothing take after those that do, voxels
 _PLEURA_WEIGHT = 2.4
 _PLEURA_BAND = 2.0  # voxels to both sides
@@ -342,6 +347,7 @@ def refine(
     *,
     outside: float,
     part: Mask | None = None,
+    settled: bool = False,
 ) -> Refined:
     """Improve a field that is right to about two voxels.
 
@@ -359,6 +365,9 @@ def refine(
         HU
     part : ndarray of bool, shape (K, J, I), optional
         All that is looked at, of the lung and around it, as where parts of a lung slide on one another.
+    settled : bool, optional
+        Whether windows as wide as the first have been through: then the images can say how evenly the lung breathes
+        (`_ridge`).
 
     Returns
     -------
@@ -375,7 +384,7 @@ def refine(
     black = (np.indices(shape) // (_CELL // 2)).sum(axis=0) % 2 == 0
     here = np.empty((10, *fixed.shape), np.float32)
     here[8], here[9] = np.where(domain, fixed, np.float32(np.nan)), pleura_distance(share)
-    band, blocks = np.float32(_PLEURA_BAND), np.zeros((21, *shape), np.float32)
+    band, blocks, ridge = np.float32(_PLEURA_BAND), np.zeros((21, *shape), np.float32), _RIDGE
     for n, window in enumerate(windows):
         moments = np.zeros((6, *shape), np.float32)
         _gather(source, field, band, np.float32(outside), np.float32(3.0), here, moments)
@@ -403,17 +412,21 @@ def refine(
             belief = _belief(whole, np.float32(_RIDGE)).reshape(shape)
             agreed = _smooth_coarsely(field, belief * np.minimum(sums[9] / 8, 1), _REACH / 2)
         tether = (agreed - field).reshape(3, -1)
-        step = _step(whole, tether, shape)
+        if settled and n == 0:
+            ridge = _ridge(image, tether, black)
+        step = _step(whole, tether, shape, ridge)
         if not judged:
             field = field + np.float32(_STRIDE) * step
             continue
-        of_black, of_white = (_step(half, tether, shape) for half in halves)
+        of_black, of_white = (_step(half, tether, shape, ridge) for half in halves)
         others = _agreement(image.reshape(10, -1), np.where(black, of_white, of_black).reshape(3, -1))
         gain, cost = blur(others.reshape(2, *shape), _JUDGE / 2)
         confirmed = (gain + _BENEFIT_OF_DOUBT) / (cost + _BENEFIT_OF_DOUBT)
         taken = np.clip((confirmed - _BY_CHANCE) / (1 - _BY_CHANCE), 0, 1)
         field = field + taken * step
     seen = np.minimum(sums[9], 1)
+    # Steps held to their surroundings disagree less without being that much better.
+    of_black, of_white = (_step(half, tether, shape, _RIDGE) for half in halves)
     discord = np.sqrt(_mean_where(((of_black - of_white) ** 2).sum(axis=0) / 4, seen, _DISCORD / 2))
     fine = _double(np.stack([*field, discord, _weakness(whole).reshape(shape)]), fixed.shape)
     return Refined(np.ascontiguousarray(fine[:3]), np.maximum(fine[3], 0), np.maximum(fine[4], 0))
@@ -437,9 +450,33 @@ def _trust(surface: Array) -> Array:
     return np.reciprocal((1 + apart) ** 2)
 
 
-def _step(sums: Array, tether: Array, shape: tuple[int, ...]) -> Array:
+def _ridge(image: Array, tether: Array, black: Mask) -> float:
+    """How firmly a lung's places that see little are to follow their surroundings, from its equations (10, K, J, I).
+
+    Both halves of the lung are asked how the field should differ from the smooth one to which `tether` (3, N) leads.
+    What they agree on is uneven breathing, what they disagree on is noise. Where there is much of it beside little of
+    the other, surroundings know better than what a place sees of its own.
+    """
+    to_smooth = image.copy()
+    for a, row in enumerate(((0, 1, 2), (1, 3, 4), (2, 4, 5))):
+        for entry, along in zip(row, tether.reshape(3, *black.shape), strict=True):
+            to_smooth[6 + a] -= image[entry] * along
+    halves = [blur(to_smooth * half, _DOUBT_WINDOW / 2).reshape(10, -1) for half in (black, ~black)]
+    one, other = (np.zeros_like(tether) for _ in halves)
+    for half, step in zip(halves, (one, other), strict=True):
+        _solve(half, np.zeros_like(tether), np.float32(0.1 * _RIDGE), np.float32(3 * _LARGEST_STEP), step)
+    weight = np.minimum(image[9].ravel() / 8, 1)
+    for half in halves:
+        weight = weight * _belief(half, np.float32(_RIDGE))
+    signal = float(weight @ (one * other).sum(axis=0))
+    noise = float(weight @ ((one - other) ** 2).sum(axis=0)) / 4
+    doubt = noise / max(signal, 1e-3 * noise, 1e-12)
+    return _RIDGE * float(np.clip((doubt / _USUAL_DOUBT) ** 3, 1.0, _STIFFEST))
+
+
+def _step(sums: Array, tether: Array, shape: tuple[int, ...], ridge: float) -> Array:
     out = np.zeros((3, sums.shape[1]), np.float32)
-    _solve(sums, tether, np.float32(_RIDGE), np.float32(_LARGEST_STEP), out)
+    _solve(sums, tether, np.float32(ridge), np.float32(_LARGEST_STEP), out)
     return out.reshape(3, *shape)
 
 
