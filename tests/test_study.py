@@ -78,6 +78,16 @@ def test_an_iteration_strength_is_no_breathing_phase():
     assert words.other_purpose("T=40%") == words.other_purpose("30%") == "a gated phase"
 
 
+@pytest.mark.parametrize("text", ["Thorax 4D 0% in", "4DCT_Ex50", "Lung 4D-CT", "RespGated Thorax"])
+def test_phases_of_a_gated_scan_are_told(text):
+    assert words.other_purpose(text) == "a gated phase"
+
+
+@pytest.mark.parametrize("text", ["Thorax Qr44d 1.0", "Br64d INSP", "Chest 3D 1.5", "Lung 14 days later"])
+def test_a_number_before_a_d_is_not_always_a_gated_scan(text):
+    assert words.other_purpose(text) == ""
+
+
 # --- headers against each other ---------------------------------------------------------------------------
 
 

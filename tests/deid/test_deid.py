@@ -144,6 +144,29 @@ class TestNobodyIsNamed:
         assert not image.ManufacturerModelName
         assert image.Manufacturer == "ACME"
 
+    @pytest.mark.parametrize("number", ["", None])
+    def test_names_are_found_without_a_number(self, make_image, tmp_path, number):
+        # Then the name tells patients apart, and is read before it is looked for.
+        image = make_image()
+        if number is None:
+            del image.PatientID
+        else:
+            image.PatientID = number
+        image.ManufacturerModelName, image.ConvolutionKernel = "Tube of Mustermann", "Br59f Erika"
+        image.save_as(tmp_path / "in.dcm", enforce_file_format=True)
+        deidentify(tmp_path / "in.dcm", tmp_path / "out")
+        image = pydicom.dcmread(written(tmp_path / "out")[0])
+        assert not image.ManufacturerModelName
+        assert not image.ConvolutionKernel
+        assert image.Manufacturer == "ACME"
+
+    def test_names_are_found_in_a_dataset_that_was_read_before(self, make_image):
+        image = make_image()
+        image.ConvolutionKernel = "Br59f Erika"
+        assert str(image.PatientName)
+        Deidentifier(Profile(), SECRET).clean(image)
+        assert not image.ConvolutionKernel
+
     def test_the_log_counts_and_names_nobody(self, study, tmp_path):
         (study / "report_of_Mustermann.txt").write_text("Mustermann")
         deidentify(study, tmp_path / "out", secret=SECRET)

@@ -52,6 +52,17 @@ def test_what_cannot_be_is_refused_by_name():
     mirrored = lobes.like(np.ascontiguousarray(lobes.array[:, :, ::-1]))
     with pytest.raises(InputError, match="lobes of the left lung lies in the other lung"):
         lobes_from_labels(mirrored, lungs)
+    # As in a label map of all organs: the numbers of the lobes are those of others, far below the lungs.
+    organs = np.zeros(SHAPE, np.uint8)
+    organs[2:14, :3, 4:36] = np.arange(1, 6).repeat(7)[:32]
+    organs[lobes.array > 0] = 9 + lobes.array[lobes.array > 0]
+    says = "only 0 % of what the label map calls lobes lies in the lungs.*filled by 10, 11, 12, 13, 14: name"
+    with pytest.raises(InputError, match=says):
+        lobes_from_labels(lobes.like(organs), lungs)
+    nearly = AFFINE.copy()
+    nearly[0, 3] += 0.02
+    with pytest.raises(GeometryError, match=r"up to 0\.02 mm away: resample it onto the scan"):
+        lobes_from_labels(Volume(lobes.array, nearly), lungs)
     moved = AFFINE.copy()
     moved[2, 3] += 30
     with pytest.raises(

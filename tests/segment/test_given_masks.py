@@ -102,9 +102,37 @@ def two_lungs(scans, left, right):
     return scans["exp"].like(mask)
 
 
-def test_a_mask_with_both_sides_is_taken_as_it_is(scans):
-    mask = two_lungs(scans, 1, 2)
-    np.testing.assert_array_equal(lungs_from_mask(mask, scans["exp"]).array, mask.array)
+@pytest.fixture
+def body():
+    """Tissue all around two lungs, in voxels of 20 x 15 x 20 mm: right in columns 3 to 7, left in 12 to 16."""
+    hu = np.full((10, 14, 20), 40, np.int16)
+    hu[:, 3:11, 3:8] = hu[:, 3:11, 12:17] = -800
+    return Volume(hu, np.array([[0, 0, 20.0, 700], [0, 15.0, 0, -30], [20.0, 0, 0, 5], [0, 0, 0, 1]]))
+
+
+def sides_of(body):
+    mask = np.zeros(body.shape, np.uint8)
+    mask[:, 3:11, 3:8], mask[:, 3:11, 12:17] = 2, 1
+    return body.like(mask)
+
+
+def test_a_mask_with_both_sides_is_taken_as_it_is(body):
+    mask = sides_of(body)
+    np.testing.assert_array_equal(lungs_from_mask(mask, body).array, mask.array)
+    mask.array[:5, 3:11, 7:13] = 1  # a left lung reaches across
+    np.testing.assert_array_equal(lungs_from_mask(mask, body).array, mask.array)
+
+
+@pytest.mark.parametrize("lesion", [1, 2])
+def test_a_mask_of_lungs_and_a_lesion_is_refused(body, lesion):
+    # Read as left and right, one lung would be the lesion, and the other both lungs.
+    mask = body.like(np.where(sides_of(body).array > 0, 3 - lesion, 0).astype(np.uint8))
+    where = slice(5, 8) if lesion == 2 else slice(13, 16)
+    mask.array[3:6, 5:8, where] = lesion
+    with pytest.raises(
+        InputError, match=rf"the mask holds 1 and 2.*% of its {3 - lesion} lies in the other half"
+    ):
+        lungs_from_mask(mask, body)
 
 
 def test_a_mask_that_calls_the_right_lung_1_is_refused(scans):
@@ -144,14 +172,14 @@ def test_only_1_and_2_alone_name_sides(scans):
     Given(lungs_insp=three, lungs_exp=three).check(scans["insp"].grid, scans["exp"].grid)
 
 
-def test_what_a_mask_holds_of_padding_is_left_out(scans):
-    mask = two_lungs(scans, 1, 2)  # 288 voxels
-    hu = scans["exp"].array.copy()
-    hu[:, 0, 8] = -3024  # 6 of them
-    hu[0, 1, 1:4] = -2000  # and 3, scanned in other slices
-    lungs = lungs_from_mask(mask, scans["exp"].like(hu)).array
+def test_what_a_mask_holds_of_padding_is_left_out(body):
+    mask = sides_of(body)  # 400 voxels a side
+    hu = body.array.copy()
+    hu[:, 3, 16] = -3024  # 10 of them
+    hu[0, 4, 3:6] = -2000  # and 3, scanned in other slices
+    lungs = lungs_from_mask(mask, body.like(hu)).array
     np.testing.assert_array_equal(lungs, np.where(hu < -1500, 0, mask.array))
-    assert [(lungs == side).sum() for side in (1, 2)] == [144 - 6, 144 - 3]
+    assert [(lungs == side).sum() for side in (1, 2)] == [400 - 10, 400 - 3]
 
 
 @pytest.mark.parametrize("filled_hu", [-1000, -1024, -2000, -3024])

@@ -15,7 +15,7 @@ import hmac
 import re
 import secrets
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableSequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from functools import cached_property
@@ -412,7 +412,8 @@ def _bytes(dataset: Dataset, tag: BaseTag) -> bytes:
     value = dataset.get_item(tag).value
     if isinstance(value, bytes):
         return value
-    values = [value] if isinstance(value, str) or not hasattr(value, "__iter__") else list(value)
+    # A name is one value, though it can be walked through letter by letter.
+    values = list(value) if isinstance(value, MutableSequence) else [value]
     return b"" if value is None else "\\".join(map(str, values)).encode("utf-8", "replace")
 
 

@@ -32,6 +32,10 @@ MOST_PADDING = 0.1
 """Share of a mask that may lie where nothing was scanned; it is left out, and the lungs are told to be cut there."""
 LEAST_ML = 1.0
 """A mask that holds less has no lungs in it."""
+MOST_ACROSS = 0.35
+"""Share of a lung that may lie beyond the middle of the body: one that has taken the place of the other."""
+LEAST_WITHIN = 0.3
+"""Share of what a label map calls lobes that must lie in the lungs: less is something else."""
 LEAST_LOBE_ML = 20.0
 """Of a lobe of which so little is seen the place says nothing."""
 _FILL_MM = 2.5  # voxels on which the nearest lobe is looked for
@@ -86,8 +90,8 @@ def lungs_from_mask(mask: Volume, ct: Volume, *, what: str = "the mask") -> Volu
     GeometryError
         If mask and scan lie on different grids.
     InputError
-        If the mask is empty or too small for a lung, its 1 lies to the right of its 2, or more than a tenth of it is
-        padding.
+        If the mask is empty or too small for a lung, its 1 lies to the right of its 2, one of them lies in both
+        halves of the body, or more than a tenth of it is padding.
     """
     check_grid(what, mask.grid, ct.grid)
     check_mask(what, mask)
@@ -100,15 +104,31 @@ def lungs_from_mask(mask: Volume, ct: Volume, *, what: str = "the mask") -> Volu
             f"{what} lies to {100 * beyond:.0f} % where nothing was scanned (the scan shows padding there), expected"
             f" at most {100 * MOST_PADDING:.0f} %: check that mask and scan belong together"
         )
-    if has_sides(mask):
-        return mask.like(np.where(inside, mask.array, 0).astype(np.uint8))
     coarse = coarsen(ct, COARSE_MM)
+    if has_sides(mask):
+        _check_sides(what, mask, find_body(coarse).midline_mm)
+        return mask.like(np.where(inside, mask.array, 0).astype(np.uint8))
     share = mask.like(inside.astype(np.float32)).resample(coarse.grid, fill=0.0)
     pieces, _ = label(share.array > 0.5)
     sides = part_by_side(coarse, pieces.astype(np.int32), find_body(coarse).midline_mm)
     nearest = distance_transform_edt(sides == 0, return_distances=False, return_indices=True)
     everywhere = coarse.like(sides[tuple(nearest)]).resample_labels(mask.grid).array
     return mask.like(np.where(inside, everywhere, 0).astype(np.uint8))
+
+
+def _check_sides(what: str, mask: Volume, midline_mm: float) -> None:
+    """Refuse a mask whose 1 or 2 lies in both halves of the body: lungs and something else, not left and right."""
+    x = mask.grid.affine[0, 3] + np.arange(mask.shape[2]) * mask.grid.affine[0, 2]
+    for value, name, across in ((LEFT, "left", x < midline_mm), (RIGHT, "right", x > midline_mm)):
+        columns = np.count_nonzero(mask.array == value, axis=(0, 1))
+        share = columns[across].sum() / columns.sum()
+        if share > MOST_ACROSS:
+            raise InputError(
+                f"{what} holds 1 and 2, which stand for the left and the right lung, but {100 * share:.0f} % of its"
+                f" {value} lies in the other half of the body than the {name} lung, expected at most"
+                f" {100 * MOST_ACROSS:.0f} %: if one of them is something else, such as a lesion, give a mask that is"
+                " 1 wherever there is lung"
+            )
 
 
 def check_mask(what: str, mask: Volume) -> None:
@@ -189,7 +209,8 @@ def lobes_from_labels(
     GeometryError
         If they lie on different grids.
     InputError
-        If no voxel has a lobe's number, left lobes lie in the right lung, or an upper lobe where the lower belongs.
+        If no voxel has a lobe's number, what has one lies outside the lungs, left lobes lie in the right lung, or an
+        upper lobe where the lower belongs.
     """
     check_grid("the label map of the lobes", labels.grid, lungs.grid)
     table = np.zeros(int(labels.array.max()) + 1, np.uint8)
@@ -203,6 +224,17 @@ def lobes_from_labels(
         raise InputError(
             f"the label map of the lobes holds none of {wanted}, but"
             f" {', '.join(map(str, there[:12])) or 'nothing'}; name its numbers by --lobe-labels"
+        )
+    within = np.count_nonzero(given[lungs.array > 0]) / np.count_nonzero(given)
+    if within < LEAST_WITHIN:
+        there = np.bincount(labels.array[lungs.array > 0].ravel())
+        there[0] = 0
+        fill = sorted(int(label) for label in np.argsort(there)[-len(LOBES) :] if there[label])
+        raise InputError(
+            f"only {100 * within:.0f} % of what the label map calls lobes lies in the lungs, expected"
+            f" {100 * LEAST_WITHIN:.0f} % or more; the lungs are filled by"
+            f" {', '.join(map(str, fill)) or 'none of its labels'}: name its numbers by --lobe-labels, or check that"
+            " it belongs to the inspiration"
         )
     side = np.array(LUNG_OF_LOBE_LABEL, np.uint8)[given]
     for value, name in ((LEFT, "left"), (RIGHT, "right")):
@@ -292,7 +324,7 @@ def _check(
         findings.append(
             warn(
                 "LOBES_MISSING",
-                f"The label map holds no {', '.join(missing)}: its place is counted to what lies next to it.",
+                f"The label map holds no {', '.join(missing)} in the lungs: what lies next to it takes its place.",
                 value=float(len(missing)),
                 limit=0.0,
                 unit="lobes",
@@ -311,10 +343,16 @@ def check_grid(what: str, labels: Grid, scan: Grid, name: str = "its scan") -> N
     GeometryError
         Naming both.
     """
-    if not labels.same_as(scan):
-        raise GeometryError(
-            f"{what} does not lie on the grid of {name}: expected {_said(scan)}, got {_said(labels)}"
-        )
+    if labels.same_as(scan):
+        return
+    if labels.shape == scan.shape:
+        apart = float(np.linalg.norm(labels.corners() - scan.corners(), axis=1).max())
+        by = f", up to {apart:.3g} mm away: resample it onto the scan, or correct its header"
+    else:
+        by = ""
+    raise GeometryError(
+        f"{what} does not lie on the grid of {name}: expected {_said(scan)}, got {_said(labels)}{by}"
+    )
 
 
 def _said(grid: Grid) -> str:

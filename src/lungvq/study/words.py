@@ -53,7 +53,7 @@ _POSTURE = {
 _OTHER = {
     "free breathing": re.compile(r"\b(free ?breath\w*|freie ?atmung|respiration libre|tidal|fb)\b|自由呼吸"),
     "a gated phase": re.compile(
-        r"\b(4d|4dct|gated|gating|respgat\w*)\b|\b(t|ph|phase) \d{1,3} %|^\d{1,3}( 0)? %"
+        r"\b(4 d( ?ct)?|gated|gating|respgat\w*)\b|\b(t|ph|phase) \d{1,3} %|^\d{1,3}( 0)? %"
     ),
     "attenuation correction": re.compile(r"\b(ctac|ac|attcor\w*|attenuation|schwaechung\w*)\b"),
     "bolus timing": re.compile(
