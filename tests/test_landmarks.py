@@ -291,6 +291,64 @@ def test_axes_that_point_the_other_way_are_told(tmp_path, fixed, signs, axes):
     assert f"signs of {axes} turned" in finding.message
 
 
+def test_points_that_slicer_lists_without_a_place_are_left_out_and_told(case, fixed):
+    def written(name, points, unplaced):
+        content = json.loads(slicer(points, "LPS"))
+        for n, control in enumerate(content["markups"][0]["controlPoints"]):
+            control["positionStatus"] = "undefined" if n in unplaced else "defined"
+            if n in unplaced:
+                control["position"] = [0.0, 0.0, 0.0]
+        (case / name).write_text(json.dumps(content))
+        return case / name
+
+    one = written("f.mrk.json", fixed, {3})
+    other = written("m.mrk.json", fixed + SHIFT + MISS, {3, 7})
+    result = evaluate_landmarks(one, other, case)
+    (finding,) = result.findings
+    assert (finding.code, finding.value) == ("POINTS_WITHOUT_PLACE", 2)
+    np.testing.assert_allclose(result.after, np.ones(38), atol=1e-3)
+    nowhere = written("n.mrk.json", fixed, set(range(40)))
+    with pytest.raises(InputError, match="no points in it"):
+        evaluate_landmarks(nowhere, other, case)
+    half = written("a.mrk.json", fixed, set(range(20))), written("b.mrk.json", fixed, set(range(20, 40)))
+    with pytest.raises(InputError, match="no pair of points has a place in both"):
+        evaluate_landmarks(*half, case)
+
+
+def test_the_same_points_twice_and_pairs_too_far_apart_are_told(case, fixed):
+    (finding,) = evaluate_landmarks(case / "fixed.csv", case / "fixed.csv", case).findings
+    assert finding.code == "POINTS_THE_SAME"
+    moving = fixed + SHIFT + MISS
+    moving[[4, 9]] = 9999
+    write_csv(case / "moving.csv", moving)
+    (finding,) = evaluate_landmarks(case / "fixed.csv", case / "moving.csv", case).findings
+    assert finding.code == "POINTS_FAR_APART"
+    assert "2 of 40 pairs" in finding.message
+    assert "rows 5, 10" in finding.message
+
+
+def test_points_of_another_frame_are_told_by_how_far_they_are_missed(case, fixed):
+    write_csv(case / "moving.csv", fixed + SHIFT + (0, 0, 6))
+    (finding,) = evaluate_landmarks(case / "fixed.csv", case / "moving.csv", case).findings
+    assert (finding.code, finding.value) == ("POINTS_MISSED", 6)
+
+
+def test_indices_counted_along_other_axes_are_told_by_how_far_they_are_missed(tmp_path):
+    scan = chest()
+    io.write(scan, tmp_path / "scan.nii.gz")
+    kji = np.random.default_rng(1).integers((33, 15, 13), (52, 57, 60), (40, 3))
+    for name, moved in (("fixed", 0), ("moving", 3)):  # slices upwards
+        lines = "\n".join(f"{i + moved + 1} {j + 1} {k + moved + 1}" for k, j, i in kji)
+        (tmp_path / f"{name}.txt").write_text(lines)
+    field = Volume(np.zeros((*scan.shape, 3), np.float32) + np.float32([9, 0, 12]), scan.affine)
+    io.write(field, tmp_path / "displacement.nii.gz")
+    files = {"fixed_image": tmp_path / "scan.nii.gz", "moving_image": tmp_path / "scan.nii.gz"}
+    found = evaluate_landmarks(tmp_path / "fixed.txt", tmp_path / "moving.txt", tmp_path, **files).findings
+    (finding,) = [f for f in found if f.code == "POINTS_MISSED"]
+    assert finding.value == 24
+    assert finding.advice == "With --index-axes stored it would be 0.0 mm."
+
+
 def test_the_command_prints_a_table_or_data_and_writes_each_point(case, fixed):
     options = ["--field", case, "--fixed-points", case / "fixed.csv", "--moving-points", case / "moving.csv"]
     command = ["evaluate-landmarks", *map(str, options)]

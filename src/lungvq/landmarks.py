@@ -6,7 +6,8 @@ to where the registration believes it went, and the error is the distance from t
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ _LEAST_IN_LUNG = 0.7
 _LUNG_HU, _AROUND_MM = -400, 4.0
 _CLEARLY_BETTER = 0.5
 _ON_VOXEL = 0.1
+_FARTHEST_MM = 150.0  # diaphragms move up to 90
+_MISSED_MM = 5.0  # median: what registrations of lungs are far below, and wrong frames far above
 
 
 @dataclass(frozen=True)
@@ -252,26 +255,32 @@ def evaluate_landmarks(
         raise InputError(
             f"the points are not pairs: {len(pairs[0].xyz)} in {fixed_points}, {len(pairs[1].xyz)} in {moving_points}"
         )
+    pairs, findings = _leave_out_unplaced(pairs)
     displacement = read_field(field)
     scans = [None if path is None else io.read(path).volume for path in (fixed_image, moving_image)]
     fixed, moving = (
         world_points(points, scan.grid if scan else None, axes=index_axes)
         for points, scan in zip(pairs, scans, strict=True)
     )
-    findings = [
+    outside_lung = [
         found
         for points, scan, world in zip(pairs, scans, (fixed, moving), strict=True)
         if scan is not None
         for found in _say_not_in_lung(points, scan, world)
     ]
-    doubts = " ".join(f"{found.message} {found.advice}" for found in findings)
+    doubts = " ".join(f"{found.message} {found.advice}" for found in outside_lung)
     _check_inside(fixed, displacement.grid, fixed_points, "the displacement field", doubts)
     mapped = fixed + displacement.sample(fixed)
     after = target_errors(mapped, moving)
     snapped = target_errors(snap_to_voxel(mapped, scans[1].grid), moving) if scans[1] is not None else None
     if scans[1] is not None:
         findings += _say_between_voxels(moving, scans[1].grid)
-    findings += _say_left_out(after) + _say_wrong_order(fixed, moving, mapped, displacement)
+    findings += outside_lung + _say_left_out(after)
+    findings += (
+        _say_the_same(fixed, moving)
+        or _say_wrong_order(fixed, moving, mapped, displacement)
+        or _say_far_apart(fixed, moving, after) + _say_missed(pairs, scans, displacement, after)
+    )
     return LandmarkErrors(
         fixed, moving, mapped, target_errors(fixed, moving), after, snapped, tuple(findings)
     )
@@ -296,6 +305,96 @@ def _check_inside(points: NDArray[np.float64], grid: Grid, path: Path, what: str
             "they would lie inside with the signs of x and y turned, so they look like RAS; this needs LPS"
         )
     raise InputError(f"{path}: {outside.sum()} of {len(points)} points lie outside {what}; {advice}")
+
+
+def _leave_out_unplaced(pairs: list[Points]) -> tuple[list[Points], list[Finding]]:
+    """Pairs of which both points have a place, and how many have not."""
+    placed = ~np.isnan(pairs[0].xyz[:, 0] + pairs[1].xyz[:, 0])
+    if placed.all():
+        return pairs, []
+    if not placed.any():
+        raise InputError("no pair of points has a place in both " + " and ".join(str(p.path) for p in pairs))
+    missing = len(placed) - np.count_nonzero(placed)
+    finding = warn(
+        "POINTS_WITHOUT_PLACE",
+        f"{missing} of {len(placed)} pairs of points were never placed in one of the scans and are left out.",
+        value=float(missing),
+        limit=0.0,
+        advice="Rows of the results count the others. Place them in 3D Slicer, or delete their rows.",
+    )
+    return [replace(points, xyz=points.xyz[placed]) for points in pairs], [finding]
+
+
+def _say_the_same(fixed: NDArray[np.float64], moving: NDArray[np.float64]) -> list[Finding]:
+    if (fixed != moving).any():
+        return []
+    return [
+        warn(
+            "POINTS_THE_SAME",
+            "The fixed and the moving points are the same, so the error is nothing but the motion that was found.",
+            advice="Give the points of the inspiration as moving points.",
+        )
+    ]
+
+
+def _say_far_apart(
+    fixed: NDArray[np.float64], moving: NDArray[np.float64], after: NDArray[np.float64]
+) -> list[Finding]:
+    apart = np.where(np.isfinite(after), target_errors(fixed, moving), 0)  # the others are left out
+    far = np.flatnonzero(apart > _FARTHEST_MM)
+    if not len(far):
+        return []
+    rows = ", ".join(str(n + 1) for n in far[:5]) + (", ..." if len(far) > 5 else "")
+    return [
+        warn(
+            "POINTS_FAR_APART",
+            f"{len(far)} of {len(apart)} pairs of points (rows {rows}) lie more than {_FARTHEST_MM:g} mm apart,"
+            " and lungs do not move that far.",
+            value=round(float(apart.max()), 1),
+            limit=_FARTHEST_MM,
+            unit="mm",
+            advice="Check these rows: they rule the mean.",
+        )
+    ]
+
+
+def _say_missed(
+    pairs: list[Points], scans: Sequence[Volume | None], field: Volume, after: NDArray[np.float64]
+) -> list[Finding]:
+    """Half of the points end far from where they should: a registration that failed, or points of another place."""
+    half = float(np.nanmedian(after))
+    if half < _MISSED_MM:
+        return []
+    advice = (
+        "Look at the registration's report. Where it tells of no trouble, the points lie in another frame: RAS for"
+        " LPS, voxels for mm, another scan."
+    )
+    if pairs[0].first is not None and scans[0] is not None and scans[1] is not None:
+        medians = {}
+        for axes in (STORED, DIRLAB_AXES, "SPL"):
+            try:
+                fixed, moving = (
+                    world_points(points, scan.grid, axes=axes)
+                    for points, scan in zip(pairs, scans, strict=True)
+                    if scan is not None
+                )
+            except InputError:
+                continue
+            errors = target_errors(fixed + field.sample(fixed), moving)
+            medians[axes] = float(np.nanmedian(errors)) if np.isfinite(errors).any() else np.inf
+        best = min(medians, key=lambda axes: medians[axes], default="")
+        if best and medians[best] < _CLEARLY_BETTER * half:
+            advice = f"With --index-axes {best} it would be {medians[best]:.1f} mm."
+    return [
+        warn(
+            "POINTS_MISSED",
+            f"Half of the points end more than {half:.1f} mm from where they should.",
+            value=round(half, 1),
+            limit=_MISSED_MM,
+            unit="mm",
+            advice=advice,
+        )
+    ]
 
 
 def _say_between_voxels(moving: NDArray[np.float64], grid: Grid) -> list[Finding]:
@@ -390,7 +489,8 @@ def _lung_share(scan: Volume, world: NDArray[np.float64]) -> float:
     """Share of points with lung around them: landmarks sit on vessels, so their own HU says little."""
     steps = _AROUND_MM * np.concatenate([np.eye(3), -np.eye(3)])
     around = np.stack([scan.sample(world + step) for step in steps])
-    return float(np.mean(np.nanmedian(around, axis=0) < _LUNG_HU))
+    seen = np.isfinite(around).any(axis=0)  # the others lie beyond the scan
+    return float(np.sum(np.nanmedian(around[:, seen], axis=0) < _LUNG_HU) / len(world))
 
 
 def _say_not_in_lung(points: Points, scan: Volume, world: NDArray[np.float64]) -> list[Finding]:

@@ -28,7 +28,7 @@ class Points:
     Parameters
     ----------
     xyz : ndarray, shape (N, 3)
-        One point a row, in the order of the file.
+        One point a row, in the order of the file; NaN for one that 3D Slicer lists without a place.
     first : int or None
         None: LPS mm. Else voxel indices (column, row, slice), whose first is this: 1 for DIR-Lab, 0 for elastix.
     path : Path
@@ -79,10 +79,8 @@ def read_points(path: Path | str, *, side: str = "fixed") -> Points:
         points = _slicer_csv(path, text)
     else:
         points = _plain(path, text, side)
-    if not len(points.xyz):
+    if np.isnan(points.xyz).all():
         raise InputError(f"{path}: no points in it")
-    if not np.isfinite(points.xyz).all():
-        raise InputError(f"{path}: some coordinates are NaN or infinite")
     return points
 
 
@@ -120,7 +118,14 @@ def _numbers(path: Path, lines: list[str]) -> NDArray[np.float64]:
     wrong = next((n for n, row in enumerate(rows) if len(row) != 3), None)
     if wrong is not None:
         raise InputError(f"{path}: expected three numbers a line, got '{lines[wrong]}'")
-    return np.array(rows, float).reshape(-1, 3)
+    return _finite(path, rows)
+
+
+def _finite(path: Path, rows: list[list[float]]) -> NDArray[np.float64]:
+    xyz = np.array(rows, float).reshape(-1, 3)
+    if not np.isfinite(xyz).all():
+        raise InputError(f"{path}: some coordinates are NaN or infinite")
+    return xyz
 
 
 def _table(path: Path, lines: list[str], side: str) -> Points:
@@ -132,10 +137,10 @@ def _table(path: Path, lines: list[str], side: str) -> Points:
             if set(wanted) <= set(header):
                 columns = [header.index(name) for name in wanted]
                 try:
-                    xyz = np.array([[float(row[c]) for c in columns] for row in rows[1:]], float)
+                    numbers = [[float(row[c]) for c in columns] for row in rows[1:]]
                 except (ValueError, IndexError):
                     raise InputError(f"{path}: a row has no number under {', '.join(wanted)}") from None
-                return Points(xyz.reshape(-1, 3) * signs, None, path)
+                return Points(_finite(path, numbers) * signs, None, path)
     names = " or ".join(f"{p}x, {p}y, {p}z" for p in _SIDES[side])
     raise InputError(f"{path}: expected columns {names}, got {', '.join(header)}")
 
@@ -149,6 +154,7 @@ def _slicer_csv(path: Path, text: str) -> Points:
         raise InputError(
             f"{path}: expected a number, x, y, z in each line, as 3D Slicer writes them"
         ) from None
+    xyz = _finite(path, xyz.tolist())
     return Points(xyz * _signs(path, system[1] if system else ""), None, path)
 
 
@@ -157,7 +163,11 @@ def _slicer_json(path: Path, text: str) -> Points:
         content: Any = json.loads(text)
         lists = [m for m in content["markups"] if m["type"] == "Fiducial"]
         controls = lists[0]["controlPoints"]
-        xyz = np.array([control["position"] for control in controls], float).reshape(-1, 3)
+        placed = np.array([c.get("positionStatus", "defined") == "defined" for c in controls], bool)
+        xyz = np.full((len(controls), 3), np.nan)
+        xyz[placed] = _finite(
+            path, [c["position"] for c, there in zip(controls, placed, strict=True) if there]
+        )
         system = str(lists[0]["coordinateSystem"])
     except (ValueError, KeyError, IndexError, TypeError):
         raise InputError(f"{path}: expected a point list that 3D Slicer wrote (.mrk.json)") from None
