@@ -7,11 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from lungvq.breath import Breath
-from lungvq.clinical.acceptance import graded
 from lungvq.clinical.prm import prm_map
 from lungvq.clinical.vq import at_one_scale, relative_to_mean, vq_class, vq_log2
 from lungvq.ctp import RegionalMagnitude, above_noise
-from lungvq.findings import Finding, passed
+from lungvq.findings import Finding, graded, passed
 from lungvq.match import Comparable
 from lungvq.pair import LungTotals
 from lungvq.perfusion import PerfusionTerms

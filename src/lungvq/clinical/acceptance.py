@@ -18,11 +18,11 @@ import pandas as pd
 
 from lungvq import kernels
 from lungvq.anatomy import LOBES, LUNG_OF_LOBE, LUNGS
-from lungvq.findings import Finding, Severity, worst
+from lungvq.findings import Finding, Severity, graded, worst
 from lungvq.pair import LungTotals
 from lungvq.register.quality import MISMATCH_CORRELATION
 
-__all__ = ["METAL_HU", "Evidence", "accept", "graded", "mark", "predicted_volume_ml"]
+__all__ = ["METAL_HU", "Evidence", "accept", "mark", "predicted_volume_ml"]
 
 GEOMETRIC = (
     "ventilation",
@@ -139,49 +139,6 @@ def predicted_volume_ml(sex: str, height_cm: float, weight_kg: float) -> float |
 
 
 _LEAST_PREDICTED_ML = 1500.0
-
-
-def graded(
-    code: str,
-    value: float,
-    limits: tuple[float, float],
-    what: str,
-    *,
-    unit: str = "",
-    advice: str = "",
-    touches: tuple[str, ...] = (),
-    high_is_good: bool = False,
-) -> Finding:
-    """Hold one value, not NaN, against its two limits.
-
-    Parameters
-    ----------
-    limits : (float, float)
-        Up to the first (or from it on, with `high_is_good`) PASS; up to the second WARN; beyond FAIL.
-    what : str
-        The quantity with its subject: ``"slice spacing of the expiration scan"``.
-
-    Examples
-    --------
-    >>> graded("NOISE", 35.0, (30, 50), "image noise", unit="HU").severity
-    <Severity.WARN: 'WARN'>
-    """
-    sign = -1 if high_is_good else 1
-    held = round(value, 5)  # a spacing of 3.0000001 mm is not beyond 3
-    rank = sum(sign * held > sign * limit for limit in limits)
-    severity = (Severity.PASS, Severity.WARN, Severity.FAIL)[rank]
-    limit = float(limits[max(rank - 1, 0)])
-    if math.isnan(value):
-        raise ValueError(f"{code}: a value that is not known cannot be held against limits")
-    digits = next((n for n in (3, 4, 5) if f"{held:.{n}g}" != f"{limit:.{n}g}" or held == limit), 6)
-    message = " ".join(f"{what[:1].upper()}{what[1:]} is {value:.{digits}g} {unit}".split())
-    if math.isinf(limit):  # whatever the value: that it is there at all is the finding
-        return Finding(code, severity, f"{message}.", value, None, unit, advice if rank else "", touches)
-    beyond = "below" if high_is_good else "above"
-    relation = f"{beyond if rank else f'not {beyond}'} the limit of {limit:.3g}"
-    return Finding(
-        code, severity, f"{message}, {relation}.", value, limit, unit, advice if rank else "", touches
-    )
 
 
 def accept(evidence: Evidence) -> list[Finding]:
