@@ -707,6 +707,7 @@ def _scaling_table(rows: Sequence[Row]) -> str:
     body = [
         [
             row["pair"],
+            str(row["key"].get("at_once", 1)),
             str(row["key"]["threads"]),
             str(row["key"]["working"] or "default"),
             *(f"{row['values'][name]:.1f}" for name in ("wall_s", "cpu_s", "peak_gb")),
@@ -714,7 +715,9 @@ def _scaling_table(rows: Sequence[Row]) -> str:
         ]
         for row in rows
     ]
-    return table(["pair", "threads", "working grid mm", "wall s", "CPU s", "GB", "lung mean mm"], body)
+    return table(
+        ["pair", "at once", "threads", "working grid mm", "wall s", "CPU s", "GB", "lung mean mm"], body
+    )
 
 
 def _table(rows: Sequence[Row], columns: Sequence[tuple[str, str, int]]) -> str:
