@@ -392,6 +392,17 @@ def test_no_pair_carries_the_table_and_the_way_out(study):
     assert "--insp-series and --exp-series" in str(error)
 
 
+def test_breath_holds_in_a_study_each_are_told_once_with_the_way_out(study):
+    listed = [s for s in io.list_series(study) if s.facts["series_number"] in ("2", "4")]
+    apart = [replace(s, facts=s.facts | {"study_uid": f"1.2.{n}"}) for n, s in enumerate(listed)]
+    error = str(NoPairError(survey_series(apart)))
+    assert (
+        "none of 2 studies holds a pair: in each of them one chest CT that could be used was found" in error
+    )
+    assert error.count("one chest CT") == 1
+    assert "--insp-series and --exp-series" in error
+
+
 def test_script_and_control_characters_in_a_header_are_plain_text_in_the_terminal(phantom, tmp_path):
     for n, (scan, words_) in enumerate(
         ((phantom.insp, "insp [red]<script>x\x1b[31m"), (phantom.exp, "exp\u202e[/]"))

@@ -242,7 +242,11 @@ def survey_series(
         why = f"{len(pairs)} studies hold a pair each ({days}); give the folder of one"
     else:
         whys = [u.why for u in found.values() if isinstance(u, Undecided)] or [_none(entries)]
-        why = whys[0] if len(whys) == 1 else f"none of {len(whys)} studies holds a pair: {'; '.join(whys)}"
+        if len(whys) > 1:
+            counts = {why: whys.count(why) for why in whys}
+            whys = [f"in {n if n < len(whys) else 'each'} of them {why}" for why, n in counts.items()]
+            whys = [f"none of {len(found)} studies holds a pair: {'; '.join(whys)}"]
+        why = whys[0]
         why += _set_aside_for_contrast(entries)
     hint = f"; {HOW_TO_CHOOSE}" if sum(s.usable for s in listed) > 1 else ""
     return Survey(tuple(entries), f"no pair was chosen: {why}{hint}")
