@@ -7,6 +7,7 @@ to where the registration believes it went, and the error is the distance from t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -370,17 +371,10 @@ def _say_missed(
         " LPS, voxels for mm, another scan."
     )
     if pairs[0].first is not None and scans[0] is not None and scans[1] is not None:
+        fixed, moving = _by_axes(pairs[0], scans[0].grid), _by_axes(pairs[1], scans[1].grid)
         medians = {}
-        for axes in (STORED, DIRLAB_AXES, "SPL"):
-            try:
-                fixed, moving = (
-                    world_points(points, scan.grid, axes=axes)
-                    for points, scan in zip(pairs, scans, strict=True)
-                    if scan is not None
-                )
-            except InputError:
-                continue
-            errors = target_errors(fixed + field.sample(fixed), moving)
+        for axes in (axes for axes in fixed if axes in moving):
+            errors = target_errors(fixed[axes] + field.sample(fixed[axes]), moving[axes])
             medians[axes] = float(np.nanmedian(errors)) if np.isfinite(errors).any() else np.inf
         best = min(medians, key=lambda axes: medians[axes], default="")
         if best and medians[best] < _CLEARLY_BETTER * half:
@@ -493,19 +487,23 @@ def _lung_share(scan: Volume, world: NDArray[np.float64]) -> float:
     return float(np.sum(np.nanmedian(around[:, seen], axis=0) < _LUNG_HU) / len(world))
 
 
+def _by_axes(points: Points, grid: Grid) -> dict[str, NDArray[np.float64]]:
+    """Where voxel indices lie, LPS mm, by the axes they may be counted along; only where all are in the scan."""
+    turned = "SPL" if grid.codes[0] == "I" else DIRLAB_AXES
+    found = {}
+    for axes in dict.fromkeys((STORED, DIRLAB_AXES, turned)):
+        with suppress(InputError):
+            found[axes] = world_points(points, grid, axes=axes)
+    return found
+
+
 def _say_not_in_lung(points: Points, scan: Volume, world: NDArray[np.float64]) -> list[Finding]:
     share = _lung_share(scan, world)
     if share >= _LEAST_IN_LUNG:
         return []
     advice = "Check that the points belong to this scan."
     if points.first is not None:
-        turned = scan.grid.reorient("SPL" if scan.grid.codes[0] == "I" else "IPL")
-        others = {STORED: scan.grid, DIRLAB_AXES: scan.grid.reorient(DIRLAB_AXES), turned.codes: turned}
-        shares = {}
-        for axes, lattice in others.items():
-            index = points.xyz[:, ::-1] - points.first
-            if (index < lattice.shape).all():
-                shares[axes] = _lung_share(scan, lattice.world(index))
+        shares = {axes: _lung_share(scan, there) for axes, there in _by_axes(points, scan.grid).items()}
         best = max(shares, key=lambda axes: shares[axes], default="")
         if best and shares[best] > share + 0.1:
             advice = f"With --index-axes {best} it would be {100 * shares[best]:.0f} %."

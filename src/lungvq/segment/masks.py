@@ -105,12 +105,13 @@ def lungs_from_mask(mask: Volume, ct: Volume, *, what: str = "the mask") -> Volu
             f" at most {100 * MOST_PADDING:.0f} %: check that mask and scan belong together"
         )
     coarse = coarsen(ct, COARSE_MM)
+    midline_mm = find_body(coarse).midline_mm
     if has_sides(mask):
-        _check_sides(what, mask, find_body(coarse).midline_mm)
+        _check_sides(what, mask, midline_mm)
         return mask.like(np.where(inside, mask.array, 0).astype(np.uint8))
     share = mask.like(inside.astype(np.float32)).resample(coarse.grid, fill=0.0)
     pieces, _ = label(share.array > 0.5)
-    sides = part_by_side(coarse, pieces.astype(np.int32), find_body(coarse).midline_mm)
+    sides = part_by_side(coarse, pieces.astype(np.int32), midline_mm)
     nearest = distance_transform_edt(sides == 0, return_distances=False, return_indices=True)
     everywhere = coarse.like(sides[tuple(nearest)]).resample_labels(mask.grid).array
     return mask.like(np.where(inside, everywhere, 0).astype(np.uint8))
@@ -120,7 +121,7 @@ def _check_sides(what: str, mask: Volume, midline_mm: float) -> None:
     """Refuse a mask whose 1 or 2 lies in both halves of the body: lungs and something else, not left and right."""
     x = mask.grid.affine[0, 3] + np.arange(mask.shape[2]) * mask.grid.affine[0, 2]
     for value, name, across in ((LEFT, "left", x < midline_mm), (RIGHT, "right", x > midline_mm)):
-        columns = np.count_nonzero(mask.array == value, axis=(0, 1))
+        columns = _columns_of(mask, value)
         share = columns[across].sum() / columns.sum()
         if share > MOST_ACROSS:
             raise InputError(
@@ -163,7 +164,7 @@ def check_mask(what: str, mask: Volume) -> None:
         return
     middle = []
     for value in (LEFT, RIGHT):
-        columns = np.count_nonzero(mask.array == value, axis=(0, 1))
+        columns = _columns_of(mask, value)
         middle.append(float(columns @ np.arange(columns.size) / columns.sum()))
     apart = (middle[0] - middle[1]) * mask.spacing[2]
     if apart < 0:
@@ -172,6 +173,11 @@ def check_mask(what: str, mask: Volume) -> None:
             " exchange the numbers (lungmask's R231 has them the other way round), or correct the headers if the"
             " image itself is mirrored"
         )
+
+
+def _columns_of(mask: Volume, value: int) -> NDArray[np.intp]:
+    """How many voxels of a value each column of a mask in canonical order holds, from right to left."""
+    return np.asarray(np.count_nonzero(mask.array == value, axis=(0, 1)))
 
 
 def has_sides(mask: Volume) -> bool:

@@ -6,6 +6,7 @@ goes in and a decision table comes out.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -241,12 +242,11 @@ def survey_series(
         days = " and ".join(sorted(_date(pair.insp.series) for pair in pairs))
         why = f"{len(pairs)} studies hold a pair each ({days}); give the folder of one"
     else:
-        whys = [u.why for u in found.values() if isinstance(u, Undecided)] or [_none(entries)]
-        if len(whys) > 1:
-            counts = {why: whys.count(why) for why in whys}
-            whys = [f"in {n if n < len(whys) else 'each'} of them {why}" for why, n in counts.items()]
-            whys = [f"none of {len(found)} studies holds a pair: {'; '.join(whys)}"]
-        why = whys[0]
+        whys = Counter(u.why for u in found.values() if isinstance(u, Undecided))
+        why = next(iter(whys), "") or _none(entries)
+        if len(found) > 1:
+            each = (f"in {n if n < len(found) else 'each'} of them {told}" for told, n in whys.items())
+            why = f"none of {len(found)} studies holds a pair: {'; '.join(each)}"
         why += _set_aside_for_contrast(entries)
     hint = f"; {HOW_TO_CHOOSE}" if sum(s.usable for s in listed) > 1 else ""
     return Survey(tuple(entries), f"no pair was chosen: {why}{hint}")
